@@ -1,0 +1,12 @@
+"""distill_utils: the support package of a notebook series on knowledge distillation.
+
+Said once for all modules: N images, C classes, V views, H×W pixels. Images are float32 N×channels×H×W in [0, 1];
+losses and measures take logits, N×C, never probabilities; labels are LongTensor N, -1 where there is none; masks
+are bool N×H×W. Modules import downwards only:
+
+    series, doctor, __main__
+    plots, widgets, evaluation, localisation, stats, recipes
+    teacher_cache, training
+    data, models, losses, augment
+    glyphs, counter, store, settings, progress, checks
+"""

@@ -1,0 +1,113 @@
+"""What a trained classifier is worth: how often it is right, how well it knows it, whom it follows, what it costs.
+
+evaluate asks the model once for its logits and computes every measure from them. Probabilities of a confident
+network say little; calibration is torchmetrics' expected calibration error with 15 bins (Guo et al. 2017).
+"""
+
+import statistics
+import time
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from distill_utils.data import ImageSet
+from distill_utils.training import logits
+
+
+def evaluate(model: nn.Module, image_set: ImageSet, teacher: nn.Module | None = None) -> dict[str, float]:
+    """Measure a classifier on a labelled image set.
+
+    Returns accuracy in [0, 1]; nll, the mean negative log-likelihood in nats; ece, the expected calibration error in
+    [0, 1]; with a teacher also agreement, the share of images where both choose the same class, and kl, the mean
+    KL(teacher ‖ student) in nats. The model is put in eval mode for the measurement and left as it was.
+    """
+    scores = score(logits(model, image_set.images), image_set.labels)
+    if teacher is not None:
+        scores |= compare(logits(model, image_set.images), logits(teacher, image_set.images))
+    return scores
+
+
+def score(outputs: Tensor, labels: Tensor) -> dict[str, float]:
+    """accuracy, nll and ece of logits N×C against labels N; raises ValueError for unlabelled images."""
+    if len(labels) == 0 or int(labels.min()) < 0:
+        raise ValueError("there is nothing to compare with: the image set is empty or has images without labels")
+    return {
+        "accuracy": float((outputs.argmax(1) == labels).float().mean()),
+        "nll": float(F.cross_entropy(outputs, labels)),
+        "ece": float(multiclass_calibration_error(outputs.softmax(1), labels, outputs.shape[1], n_bins=15)),
+    }
+
+
+def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
+    """agreement in [0, 1] and kl in nats of a student's logits with its teacher's, both N×C."""
+    kl = F.kl_div(
+        student_logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True
+    )
+    return {
+        "agreement": float((student_logits.argmax(1) == teacher_logits.argmax(1)).float().mean()),
+        "kl": float(kl),
+    }
+
+
+def reliability(outputs: Tensor, labels: Tensor, *, bins: int = 15) -> dict[str, Tensor]:
+    """The reliability diagram of logits N×C: per non-empty bin of confidence the mean "confidence", the "accuracy"
+    there and the "share" of all images, each a tensor with one entry a bin."""
+    confidence, predicted = outputs.softmax(1).max(1)
+    right = (predicted == labels).float()
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    count = torch.bincount(place, minlength=bins)
+    used = count > 0
+
+    def mean(values):
+        return (torch.bincount(place, values.double(), minlength=bins) / count)[used]
+
+    return {"confidence": mean(confidence), "accuracy": mean(right), "share": count[used] / len(labels)}
+
+
+def confusions(outputs: Tensor, labels: Tensor) -> Tensor:
+    """How often an image of class i was called j: LongTensor C×C of counts, rows are true classes."""
+    count = outputs.shape[1]
+    return torch.bincount(labels * count + outputs.argmax(1), minlength=count**2).view(count, count)
+
+
+def cost(model: nn.Module, images: Tensor, *, repeats: int = 30) -> dict[str, float]:
+    """What one prediction costs.
+
+    images: at least one, N×channels×H×W, repeated as needed. Returns parameters (count), flops (of one image, by
+    torch's own counter: a multiplication and an addition are two), bytes (the weights on disk), and latency_ms_1 and
+    latency_ms_256, the median time of a batch of that size in milliseconds on this machine, now.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            with FlopCounterMode(display=False) as counter:
+                model(images[:1])
+            latency = {f"latency_ms_{size}": _latency(model, images, size, repeats) for size in (1, 256)}
+    finally:
+        model.train(was_training)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "flops": counter.get_total_flops(),
+        "bytes": size_on_disk(model),
+        **latency,
+    }
+
+
+def size_on_disk(model: nn.Module) -> int:
+    """Bytes of the weights as a safetensors file."""
+    return len(safetensors.torch.save({name: value.contiguous() for name, value in model.state_dict().items()}))
+
+
+def _latency(model: nn.Module, images: Tensor, size: int, repeats: int) -> float:
+    batch = images[torch.arange(size) % len(images)].contiguous(memory_format=torch.channels_last)
+    times = []
+    for _ in range(repeats + 3):
+        start = time.perf_counter()
+        model(batch)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times[3:])  # the first few pay for warming up

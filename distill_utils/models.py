@@ -1,0 +1,132 @@
+"""Networks: a plain convolutional classifier of any width and a CIFAR residual network.
+
+All are safe for DeepLIFT as captum computes it: average pooling or stride, one nn.ReLU module per use, no functional
+activation, no product of activations, and logits out. Images come in as they are, float32 in [0, 1]: the first layer
+is followed by BatchNorm, so nothing has to be normalised by hand.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def _block(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    ]
+
+
+class PlainCNN(nn.Module):
+    """Four 3×3 convolution blocks of width w, 2w, 4w, 4w, global average pooling and a linear head.
+
+    Takes N×channels×H×W with H and W of at least 8, returns logits N×C. Dropout acts on the pooled features, after
+    the last BatchNorm, where it cannot shift any variance that BatchNorm has recorded.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 1, *, width: int = 24, dropout: float = 0.0):
+        super().__init__()
+        w = width
+        self.features = nn.Sequential(
+            *_block(in_channels, w, stride=2),
+            *_block(w, 2 * w), nn.AvgPool2d(2),
+            *_block(2 * w, 4 * w), nn.AvgPool2d(2),
+            *_block(4 * w, 4 * w),
+        )  # fmt: skip
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(4 * w, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.dropout(self.pool(self.features(images)).flatten(1)))
+
+
+class _Residual(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        first = _block(in_channels, out_channels, stride)
+        second = _block(out_channels, out_channels)[:2]
+        self.body = nn.Sequential(*first, *second)
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.body(x) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """The CIFAR residual network of He et al. (2016): 6·blocks + 2 layers, widths w, 2w, 4w.
+
+    Takes N×channels×H×W, returns logits N×C; depth 20 is blocks=3 with width=16.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 3, *, width: int = 16, blocks: int = 3,
+                 dropout: float = 0.0):  # fmt: skip
+        super().__init__()
+        layers, channels = _block(in_channels, width), width
+        for stage, factor in enumerate((1, 2, 4)):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(_Residual(channels, factor * width, stride))
+                channels = factor * width
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.dropout(self.pool(self.features(images)).flatten(1)))
+
+
+MODELS = {
+    "teacher": lambda *sizes, **options: PlainCNN(*sizes, **{"width": 24, "dropout": 0.1} | options),
+    "student": lambda *sizes, **options: PlainCNN(*sizes, **{"width": 8} | options),
+    "resnet": ResNet,
+}
+
+
+def build(name: str, num_classes: int, in_channels: int = 1, **options) -> nn.Module:
+    """Build an untrained network by name.
+
+    name: a key of MODELS ("teacher" is the plain CNN of width 24 with dropout 0.1, "student" that of width 8);
+    options: keyword arguments of its class, such as width and dropout. The weights come from torch's global
+    generator. Raises ValueError for an unknown name or fewer than two classes.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: one of {', '.join(MODELS)}")
+    if num_classes < 2:
+        raise ValueError(f"a classifier needs at least 2 classes, found {num_classes}")
+    return MODELS[name](num_classes, in_channels, **options).to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def cut_student(teacher: PlainCNN, width: int, *, dropout: float = 0.0) -> PlainCNN:
+    """Cut a narrower student out of a teacher's own weights (the article's θ₂).
+
+    In every layer the channels with the largest |BatchNorm scale| are kept (Liu et al. 2017, "network slimming"),
+    with the weights that connect them. The recorded BatchNorm statistics belong to the wide network's inputs, so
+    re-estimate them (training.reestimate_batch_norm) before use. Raises ValueError unless width is below the
+    teacher's.
+    """
+    teacher_width = teacher.features[0].out_channels
+    if not 0 < width < teacher_width:
+        raise ValueError(f"width {width} cannot be cut out of a teacher of width {teacher_width}")
+    num_classes, in_channels = teacher.head.out_features, teacher.features[0].in_channels
+    student = PlainCNN(num_classes, in_channels, width=width, dropout=dropout)
+    kept = torch.arange(in_channels)
+    for wide, narrow in zip(teacher.features, student.features, strict=True):
+        if isinstance(wide, nn.Conv2d):
+            kept_in, conv, wide_conv = kept, narrow, wide
+        elif isinstance(wide, nn.BatchNorm2d):
+            kept = wide.weight.abs().argsort(descending=True)[: narrow.num_features].sort().values
+            conv.weight.copy_(wide_conv.weight[kept][:, kept_in])
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                getattr(narrow, name).copy_(getattr(wide, name)[kept])
+    student.head.weight.copy_(teacher.head.weight[:, kept])
+    student.head.bias.copy_(teacher.head.bias)
+    return student.to(memory_format=torch.channels_last)

@@ -1,0 +1,100 @@
+"""Figures for a projector: large type, colours that colour-blind readers can tell apart, and the numbers beside them.
+
+Every figure function is pure: it takes arrays and returns a matplotlib Figure. show puts a figure into a notebook
+with its alternative text, and a table of its numbers below.
+"""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+# Okabe and Ito (2008). Teacher, student alone and distilled student keep their colour and dash in the whole series.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+TEACHER = {"color": BLACK, "linestyle": "-", "marker": "o"}
+ALONE = {"color": ORANGE, "linestyle": "--", "marker": "s"}
+DISTILLED = {"color": BLUE, "linestyle": "-.", "marker": "^"}
+STYLE = {
+    "figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True, "font.size": 14,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 14, "lines.linewidth": 2.5,
+    "lines.markersize": 8, "legend.frameon": False, "svg.hashsalt": "distill",
+    "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]),
+}  # fmt: skip
+
+
+def figure(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 4.5, **options):
+    """A new figure and its axes in the series' style; sizes in inches."""
+    with plt.rc_context(STYLE):
+        return plt.subplots(rows, columns, figsize=(width, height), **options)
+
+
+def show(fig: Figure, alt: str, table: list[dict] | None = None) -> None:
+    """Display a figure with alternative text, and a table of its numbers.
+
+    alt: one or two sentences that say what the figure shows to somebody who cannot see it; table: rows as dicts with
+    the same keys, see show_table.
+    """
+    from IPython.display import display
+
+    buffer = io.BytesIO()
+    with plt.rc_context(STYLE):
+        fig.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(fig)
+    display({"image/png": buffer.getvalue(), "text/plain": f"Figure: {alt}"}, raw=True,
+            metadata={"image/png": {"alt": alt}})  # fmt: skip
+    if table:
+        show_table(table)
+
+
+def show_table(rows: list[dict]) -> None:
+    """Display rows, dicts with the same keys, as a table; numbers to the right with up to four digits."""
+    from IPython.display import display
+
+    cells = [[_text(value) for value in row.values()] for row in rows]
+    names = list(rows[0])
+    numeric = [all(isinstance(row[name], int | float | np.number) for row in rows) for name in names]
+    rule = ["---:" if right else ":---" for right in numeric]
+    markdown = "\n".join("| " + " | ".join(line) + " |" for line in [names, rule, *cells])
+    widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
+    plain = "\n".join(
+        "  ".join(
+            cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(line, widths, numeric, strict=True)
+        )
+        for line in [names, *cells]
+    )
+    display({"text/markdown": markdown, "text/plain": plain}, raw=True)
+
+
+def _text(value) -> str:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value).replace("|", "\\|")
+
+
+def image_grid(images, titles=None, *, columns: int = 8, size: float = 1.35, masks=None) -> Figure:
+    """Images N×channels×H×W in rows of `columns`, on one grey scale from 0 to 1; masks outlines a bool N×H×W."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    fig, axes = figure(rows, columns, width=size * columns, height=(size + (0.3 if titles else 0)) * rows,
+                       squeeze=False)  # fmt: skip
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+        draw_image(axis, image)
+        if masks is not None:
+            axis.contour(masks[i], levels=[0.5], colors=RED, linewidths=1.5)
+        if titles is not None:
+            axis.set_title(titles[i])
+    return fig
+
+
+def draw_image(axis, image) -> None:
+    """One image, channels×H×W in [0, 1], on an axis without ticks."""
+    pixels = np.moveaxis(np.asarray(image), 0, -1)
+    axis.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
+    axis.axis("off")

@@ -1,0 +1,143 @@
+"""Files that are whole or absent: tensors and their JSON record in one safetensors file, written atomically.
+
+load_or_make is the series' load-or-train: what was made once is found again by the hash of everything that shaped
+it, in any notebook and any process; two that want the same thing at once make it once. Nothing is ever unpickled.
+"""
+
+import ast
+import contextlib
+import errno
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from distill_utils import settings
+
+
+class DamagedFile(RuntimeError):
+    """A file of ours is not what was written: cut short, changed, or another's. The message names it."""
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
+
+    Raises OSError with a plain sentence when the disk is full or the folder cannot be written to.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, f"no room on the disk for {path}: free some space and run again") from error
+        raise
+    except safetensors.SafetensorError as error:
+        if "No space left" in str(error) or "StorageFull" in str(error):
+            raise OSError(errno.ENOSPC, f"no room on the disk for {path}: free some space and run again") from error
+        raise
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON atomically, indented, keys in the order given."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
+    """Write tensors and a JSON-able record into one checksummed safetensors file, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(record, sort_keys=True)
+    metadata = {"record": text, "sha256": checksum(tensors, text)}
+    with atomic(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read back what save wrote. Raises DamagedFile unless every byte of it is as written."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise DamagedFile(f"{path} is damaged ({error}): delete it and run again") from error
+    if "record" not in metadata or checksum(tensors, metadata["record"]) != metadata.get("sha256"):
+        raise DamagedFile(f"{path} is damaged (its checksum differs): delete it and run again")
+    return tensors, json.loads(metadata["record"])
+
+
+def checksum(tensors: dict[str, Tensor], text: str = "") -> str:
+    """SHA-256 of the tensors' names, types, shapes and bytes: two networks with one state have one checksum."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def load_or_make(
+    kind: str, key: dict, make: Callable[[Path], tuple[dict, dict]], folder: Path | None = None
+) -> tuple[dict[str, Tensor], dict]:
+    """Load the artifact of this key, or make and keep it.
+
+    kind: a word for the file's name; key: JSON-able, everything that shapes the artifact; make(partial): returns
+    (tensors, record); it may leave unfinished work at the path `partial`, which is removed once the artifact is
+    whole. Returns (tensors, record). A process that finds another one at work waits for its result.
+    Raises DamagedFile for a file that does not hold what its name says.
+    """
+    folder = Path(folder or settings.runs_folder())
+    key = json.loads(json.dumps(key))
+    name = f"{kind}-{digest(key)}"
+    path, partial = folder / f"{name}.safetensors", folder / f"{name}.partial"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{name}.lock"):
+            if not path.exists():
+                tensors, record = make(partial)
+                save(path, tensors, {"key": key, **record})
+                partial.unlink(missing_ok=True)
+    tensors, record = load(path)
+    if record.pop("key") != key:
+        raise DamagedFile(f"{path} holds another artifact than its name says: delete it and run again")
+    return tensors, record
+
+
+def digest(key: dict) -> str:
+    """Sixteen hexadecimal digits that identify a JSON-able value."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def code_version(*modules: str) -> str:
+    """A digest of what these modules of the package compute: their syntax trees without docstrings or comments."""
+    trees = []
+    for module in modules:
+        source = Path(importlib.util.find_spec(f"distill_utils.{module}").origin).read_text(encoding="utf-8")
+        tree = ast.parse(source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False):
+                node.body = node.body[1:]
+        trees.append(ast.dump(tree))
+    return digest(trees)
