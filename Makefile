@@ -33,7 +33,13 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The newest versions that the index serves; torch and torchvision as a pair that was tried.
+lock: $(READY)
+	mkdir -p build && printf 'torch==2.15.0\ntorchvision==0.29.2\n' > build/constraints.txt
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url \
+	  --no-annotate --upgrade --custom-compile-command "make lock" --constraint build/constraints.txt -o requirements.txt
+
 clean:
 	rm -rf .venv build runs .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab lint clean
+.PHONY: help run test lab lint lock clean

@@ -156,7 +156,7 @@ _SHA256 = {
 }
 
 
-def _torchvision(name: str, root: Path, seed: int, kind: str, augmentation) -> ImageData:
+def _torchvision(name: str, root: Path, seed: int, kind: str, augmentation, labelled: int = 3000) -> ImageData:
     import torchvision
 
     make = getattr(torchvision.datasets, kind)
@@ -173,7 +173,7 @@ def _torchvision(name: str, root: Path, seed: int, kind: str, augmentation) -> I
         ) from error
     (images, labels, classes), (test_images, test_labels, _) = splits
     test = ImageSet(test_images, test_labels)
-    return _split(name, images, labels, classes, seed, augmentation, test=test)
+    return _split(name, images, labels, classes, seed, augmentation, labelled=labelled, test=test)
 
 
 def _open(make, root: Path, train: bool) -> tuple[Tensor, Tensor, tuple]:
@@ -217,8 +217,8 @@ def _folder(name: str, path: Path, seed: int, side: int = 32) -> ImageData:
     return _split(name, torch.stack(images), labels, tuple(dataset.classes), seed, augment.PHOTOS)
 
 
-def _split(name, images, labels, classes, seed, augmentation, test: ImageSet | None = None) -> ImageData:
-    """Stratified splits drawn by seed: 3,000 labelled and 2,000 validation images, or fewer where there are few."""
+def _split(name, images, labels, classes, seed, augmentation, *, labelled=3000, test=None) -> ImageData:
+    """Stratified splits drawn by seed: `labelled` and 2,000 validation images, or fewer where there are few."""
     taken = torch.empty(0, dtype=torch.long)
     if test is None:  # no test split of its own: a fixed fifth, the same for every seed
         order = _stratified_order(labels, 0, "test split")
@@ -227,8 +227,8 @@ def _split(name, images, labels, classes, seed, augmentation, test: ImageSet | N
     else:
         rest = torch.arange(len(labels))
     rest = rest[_stratified_order(labels[rest], seed, "splits")]
-    labelled = min(_SIZES["train"], len(rest) // 2)
     validation = min(_SIZES["validation"], len(rest) // 4)
+    labelled = min(labelled, len(rest) - validation if labelled > 3000 else len(rest) // 2)
     first, second, third = (
         rest[:labelled],
         rest[labelled : labelled + validation],
@@ -253,16 +253,16 @@ def _stratified_order(labels: Tensor, seed: int, stream: str) -> Tensor:
     return order[rank[order].argsort(stable=True)]
 
 
-def _known(loader, **options):
-    return functools.partial(loader, **options)
-
-
+_FASHION = {"kind": "FashionMNIST", "augmentation": augment.CLOTHES}
+_MNIST = {"kind": "MNIST", "augmentation": augment.DIGITS}
 DATASETS = {
     "glyphs": _glyphs,
-    "glyphs_matched": _known(_glyphs, look=glyphs.MATCHED),
+    "glyphs_matched": functools.partial(_glyphs, look=glyphs.MATCHED),
     "digits": _digits,
-    "fashion_mnist": _known(_torchvision, kind="FashionMNIST", augmentation=augment.CLOTHES),
-    "mnist": _known(_torchvision, kind="MNIST", augmentation=augment.DIGITS),
-    "cifar10": _known(_torchvision, kind="CIFAR10", augmentation=augment.PHOTOS),
-    "cifar100": _known(_torchvision, kind="CIFAR100", augmentation=augment.PHOTOS),
+    "fashion_mnist": functools.partial(_torchvision, **_FASHION),
+    "fashion_mnist_all": functools.partial(_torchvision, **_FASHION, labelled=60_000),  # every label, no transfer set
+    "mnist": functools.partial(_torchvision, **_MNIST),
+    "mnist_all": functools.partial(_torchvision, **_MNIST, labelled=60_000),
+    "cifar10": functools.partial(_torchvision, kind="CIFAR10", augmentation=augment.PHOTOS),
+    "cifar100": functools.partial(_torchvision, kind="CIFAR100", augmentation=augment.PHOTOS),
 }

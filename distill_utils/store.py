@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,27 +36,19 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises OSError with a plain sentence when the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"no room on the disk for {path}: free some space and run again") from error
-        raise
-    except safetensors.SafetensorError as error:
-        if "No space left" in str(error) or "StorageFull" in str(error):
+    except (OSError, safetensors.SafetensorError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise OSError(errno.ENOSPC, f"no room on the disk for {path}: free some space and run again") from error
         raise
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value) -> None:

@@ -34,12 +34,14 @@ class Schedule:
 
 
 class Batch(NamedTuple):
-    """What a loss may look at. index: positions in the training set; teacher_logits: None without a teacher."""
+    """What a loss may look at. index: positions in the training set; teacher_logits: None without a teacher;
+    done: the share of training that lies behind, in [0, 1)."""
 
     images: Tensor  # N×channels×H×W
     labels: Tensor  # N
     index: Tensor  # N
     teacher_logits: Tensor | None  # N×C
+    done: float
 
 
 class TrainingDiverged(RuntimeError):
@@ -119,7 +121,7 @@ def _batch(train, step, schedule, seed, augmentation, teacher) -> Batch:
             teacher_logits = teacher(images)
     elif teacher is not None:
         teacher_logits = teacher[view][index].float()
-    return Batch(images, train.labels[index], index, teacher_logits)
+    return Batch(images, train.labels[index], index, teacher_logits, step / schedule.steps)
 
 
 @functools.lru_cache(maxsize=2)
