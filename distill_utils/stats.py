@@ -1,4 +1,8 @@
-"""Statistics over seeds. The unit is the seed: images of one seed are not independent evidence about a method."""
+"""Statistics over seeds. The unit is the seed: images of one seed are not independent evidence about a method.
+
+Arms are paired by seed, intervals are Student's, several claims are corrected by Holm's method, and the word for a
+difference is computed from a smallest effect of interest that is declared before anything is run.
+"""
 
 import math
 from typing import NamedTuple
@@ -30,12 +34,57 @@ def t_interval(values, *, level: float = 0.95) -> Interval:
 
 def paired_interval(treated, control, *, level: float = 0.95) -> Interval:
     """t-interval of the difference treated - control, paired by seed."""
-    if len(treated) != len(control):
-        raise ValueError(f"pairs need as many treated as control seeds: found {len(treated)} and {len(control)}")
-    return t_interval(np.asarray(treated, dtype=float) - np.asarray(control, dtype=float), level=level)
+    return t_interval(_differences(treated, control), level=level)
+
+
+def p_value(treated, control) -> float:
+    """Two-sided p-value of the paired t-test for a mean difference of 0; 1 where there is no spread to judge by."""
+    differences = _differences(treated, control)
+    if len(differences) < 2 or np.ptp(differences) == 0:
+        return 1.0
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(p_values) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given: all claims together err at the level each is tested at."""
+    p = np.asarray(p_values, dtype=float)
+    order = p.argsort(kind="stable")
+    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    adjusted = np.empty_like(p)
+    adjusted[order] = stepped.clip(max=1)
+    return adjusted.tolist()
+
+
+def equivalent(treated, control, smallest: float, *, alpha: float = 0.05) -> bool:
+    """Two one-sided tests (Schuirmann 1987): is the difference surely smaller than `smallest` to either side?"""
+    _, low, high, _ = paired_interval(treated, control, level=1 - 2 * alpha)
+    return -smallest < low and high < smallest
+
+
+def verdict(treated, control, smallest: float, *, p: float | None = None, higher_is_better: bool = True) -> str:
+    """The word for a paired difference.
+
+    smallest: the smallest difference that would matter, above 0, declared beforehand; p: the p-value to judge by,
+    such as one corrected by holm (default: the paired t-test's own). Returns "improves", "improves, less than
+    matters", "worsens", "worsens, less than matters", "no meaningful difference" or "inconclusive".
+    """
+    if not smallest > 0:
+        raise ValueError(f"the smallest effect of interest must be above 0, found {smallest}")
+    p = p_value(treated, control) if p is None else p
+    mean = float(_differences(treated, control).mean())
+    if p < 0.05:
+        word = "improves" if (mean > 0) == higher_is_better else "worsens"
+        return word if abs(mean) >= smallest else f"{word}, less than matters"
+    return "no meaningful difference" if equivalent(treated, control, smallest) else "inconclusive"
 
 
 def proportion_interval(share: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval for a share of `count` images, such as an accuracy: the doubt that the test set leaves."""
     result = stats.binomtest(round(share * count), count).proportion_ci(level, method="wilson")
     return float(result.low), float(result.high)
+
+
+def _differences(treated, control) -> np.ndarray:
+    if len(treated) != len(control):
+        raise ValueError(f"pairs need as many treated as control seeds: found {len(treated)} and {len(control)}")
+    return np.asarray(treated, dtype=float) - np.asarray(control, dtype=float)

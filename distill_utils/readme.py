@@ -1,0 +1,100 @@
+"""The generated parts of README.md: tables between markers, made from files, never typed.
+
+A table stands between <!-- NAME:begin --> and <!-- NAME:end -->; TABLES says what makes it. A test compares.
+"""
+
+import json
+import re
+
+from distill_utils import series, settings, store
+
+README = settings.ROOT / "README.md"
+
+# What the article asks for, and which notebook does it.
+_ARTICLE = {
+    "the introduction; §3.1, set up the machine": ["00_start_here"],
+    "step 1: train the large model, θ₁": ["01_train_teacher"],
+    "step 2: compress it by distillation, θ₂; §3.3, hand θ₁ to the small model": ["02_distill"],
+    "step 3: train the small model, θ₃": ["03_train_student"],
+    "steps 4 and 5: test the small and the large model": ["04_test_both"],
+    "§5.1: tune the small model with dropout": ["05_dropout_tuning"],
+    "§5.2: make it scale": ["06_scaling"],
+    "§2.3: compare techniques": ["07_techniques_compared"],
+    "§3.2 and §4: DeepLIFT; debug a classifier that does badly": ["08_explain_with_deeplift"],
+    "the title: easier to interpret, easier to read": ["08_explain_with_deeplift", "09_readable_student"],
+}
+
+
+def update(*, check: bool = False) -> bool:
+    """Write the generated tables into README.md; check: write nothing.
+
+    Returns whether README.md already was what is generated. Raises ValueError where a table has no markers.
+    """
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if after != before and not check:
+        with store.atomic(README) as temporary:
+            temporary.write_text(after, encoding="utf-8")
+    return after == before
+
+
+def filled(text: str) -> str:
+    """The text with every table between its markers as it is generated now."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"README.md needs one {begin} and one {end}, each on a line of its own")
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def _notebooks() -> str:
+    path = settings.results_folder() / "timings.json"
+    timings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    lines = ["| notebook | what it asks | minutes | memory |", "| :-- | :-- | --: | --: |"]
+    measured = []
+    for path in sorted(series.NOTEBOOKS.glob("*.ipynb")):
+        title, sentence = _opening(path)
+        minutes = memory = "not yet measured"
+        if path.stem in timings:
+            measured.append(timings[path.stem]["seconds"])
+            minutes, memory = _minutes(measured[-1]), _memory(timings[path.stem]["peak_memory_mb"])
+        lines.append(f"| {path.stem[:2]} [{title}](notebooks/{path.name}) | {sentence} | {minutes} | {memory} |")
+    if measured:
+        lines.append(f"| | all of them, one after the other | {_minutes(sum(measured))} | |")
+    return "\n".join(lines)
+
+
+def _opening(path) -> tuple[str, str]:
+    """Title and first paragraph of a notebook."""
+    source = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]).replace("|", "\\|")
+    title, *paragraphs = re.split(r"\n\s*\n", source.strip())
+    title = re.sub(r"^#\s+(?:\d+\.?\s+)?", "", title)
+    return title, " ".join(paragraphs[0].split()) if paragraphs else ""
+
+
+def _minutes(seconds: float) -> str:
+    """Half a minute is as fine as another machine's minutes can be foretold."""
+    if seconds >= 600:
+        return f"{seconds / 60:.0f}"
+    return f"{max(1, round(seconds / 30)) / 2:g}"
+
+
+def _memory(megabytes: float) -> str:
+    return f"{megabytes / 1000:.1f} GB"
+
+
+def _article() -> str:
+    lines = ["| the article | here |", "| :-- | :-- |"]
+    for step, stems in _ARTICLE.items():
+        lines.append(f"| {step} | {', '.join(map(_link, stems))} |")
+    return "\n".join(lines)
+
+
+def _link(stem: str) -> str:
+    there = (series.NOTEBOOKS / f"{stem}.ipynb").exists()
+    return f"[{stem}](notebooks/{stem}.ipynb)" if there else f"{stem} (in preparation)"
+
+
+TABLES = {"notebooks": _notebooks, "article": _article}

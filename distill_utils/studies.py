@@ -1,0 +1,215 @@
+"""Studies: claims that need many seeds, run once, kept whole in results/NAME-DATASET.json.
+
+A study is a list of arms, each run under every seed; data, teacher and student share the seed, so arms are paired.
+Finished runs are kept in an Optuna journal under runs/: a killed study goes on where it was, several processes or
+machines that see the folder share one, and no run is done twice. (Optuna's own GridSampler is not used to hand out
+the runs: it counts a failed run as visited and hands a running one out again.) Files are written in a fixed order.
+"""
+
+import importlib
+import importlib.metadata
+import json
+import multiprocessing
+import pkgutil
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import torch
+from filelock import FileLock
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+from distill_utils import progress, settings, stats, store
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A comparison declared before the study is run: is `treated` better than `control` in `metric`?
+
+    treated, control: functions from the list of runs to one value of the metric per seed, in the order of seeds (see
+    select); smallest: the smallest difference that would matter.
+    """
+
+    name: str
+    metric: str
+    treated: Callable
+    control: Callable
+    smallest: float
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study runs and what it asks.
+
+    arms(dataset): a list of JSON-able dicts, those that others build upon (teachers) first; run(arm, seed, dataset):
+    the metrics of one run; claims(dataset): what is to be judged; code: the modules whose change makes old runs
+    another study's; smallest numbers of seeds and the datasets that it is meant for.
+    """
+
+    name: str
+    arms: Callable[[str], list[dict]]
+    run: Callable[[dict, int, str], dict]
+    claims: Callable[[str], list[Claim]]
+    code: tuple[str, ...]
+    datasets: tuple[str, ...]
+
+
+def names() -> list[str]:
+    """The known studies: each is STUDY in a module of its own, distill_utils.study_NAME."""
+    modules = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    return [name.removeprefix("study_") for name in modules if name.startswith("study_")]
+
+
+def conduct(name: str, dataset: str, seeds: int, *, workers: int | None = None, replace: bool = False) -> Path:
+    """Run what is missing of a study and write its results file.
+
+    workers: processes of one thread each (default: one per core). Returns the path of the file. Raises ValueError
+    for an unknown study, a dataset it is not meant for, fewer than one seed, or when the results file holds a study
+    with other settings and replace is False.
+    """
+    study = find(name)
+    if dataset not in study.datasets:
+        raise ValueError(f"the study {name} is made for {', '.join(study.datasets)}, not for {dataset!r}")
+    if seeds < 1:
+        raise ValueError(f"a study needs at least one seed, found {seeds}")
+    path = settings.results_folder() / f"{name}-{dataset}.json"
+    settings_now = {"seeds": seeds, "arms": study.arms(dataset), "code": store.code_version(*study.code)}
+    _refuse_others(path, settings_now, replace)
+    cells = _cells(study, dataset, seeds)
+    done = finished(study, dataset)
+    todo = [(arm, seed) for arm, seed in cells if (_text(arm), seed) not in done]
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(
+            workers or settings.cores(), mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool,
+        progress.bar(len(cells), f"study {name} on {dataset}", unit="run", initial=len(cells) - len(todo)) as bar,
+    ):
+        for future in as_completed([pool.submit(_run_cell, name, dataset, arm, seed) for arm, seed in todo]):
+            future.result()
+            bar.update()
+    store.write_json(path, _results(study, dataset, settings_now, finished(study, dataset)))
+    return path
+
+
+def finished(study: Study, dataset: str) -> dict:
+    """The finished runs of a study: (arm as JSON text, seed) → {"metrics": …, "seconds": s}."""
+    runs = {}
+    for trial in _journal(study, dataset).get_trials(deepcopy=False):
+        run = dict(trial.user_attrs)
+        runs.setdefault((run.pop("arm"), run.pop("seed")), run)
+    return runs
+
+
+def results(name: str, dataset: str) -> dict:
+    """A committed results file. Raises ValueError where there is none, saying how to make it."""
+    path = settings.results_folder() / f"{name}-{dataset}.json"
+    if not path.exists():
+        raise ValueError(
+            f"no results of {name} on {dataset}: python -m distill_utils study {name} --dataset {dataset}"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def select(runs: list[dict], metric: str, **arm) -> list[float]:
+    """The metric of the runs of a results file whose arm has these settings, in the order of their seeds."""
+    chosen = [run for run in runs if all(run["arm"].get(name) == value for name, value in arm.items())]
+    return [run["metrics"][metric] for run in sorted(chosen, key=lambda run: run["seed"])]
+
+
+def find(name: str) -> Study:
+    """A study by name. Raises ValueError, listing the known ones, for another name."""
+    if name not in names():
+        raise ValueError(f"unknown study {name!r}: one of {', '.join(names())}")
+    return importlib.import_module(f"distill_utils.study_{name}").STUDY
+
+
+def _refuse_others(path: Path, settings_now: dict, replace: bool) -> None:
+    if replace or not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    changed = [name for name in settings_now if before.get(name) != settings_now[name]]
+    if changed:
+        raise ValueError(
+            f"{path} holds this study with other settings ({', '.join(changed)}): move it away, or pass --replace"
+        )
+
+
+def _cells(study: Study, dataset: str, seeds: int) -> list[tuple[dict, int]]:
+    """Every arm under every seed: what others build upon first, then seed by seed, so that early seeds are whole."""
+    cells = [(arm, seed) for seed in range(seeds) for arm in study.arms(dataset)]
+    return sorted(cells, key=lambda cell: "teacher" not in cell[0].values())
+
+
+def _run_cell(name: str, dataset: str, arm: dict, seed: int) -> None:
+    study = find(name)
+    cell = store.digest({"study": name, "dataset": dataset, "arm": arm, "seed": seed})
+    with FileLock(settings.runs_folder() / f".study-{cell}.lock"):
+        if (_text(arm), seed) in finished(study, dataset):  # by another process or machine meanwhile
+            return
+        start = time.perf_counter()
+        metrics = study.run(arm, seed, dataset)
+        seconds = round(time.perf_counter() - start, 1)
+        run = {"arm": _text(arm), "seed": seed, "metrics": metrics, "seconds": seconds}
+        _journal(study, dataset).add_trial(optuna.trial.create_trial(value=0.0, user_attrs=run))
+
+
+def _journal(study: Study, dataset: str) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    name = f"study-{study.name}-{dataset}-{store.code_version(*study.code)}"
+    settings.runs_folder().mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = JournalStorage(JournalFileBackend(str(settings.runs_folder() / f"{name}.journal")))
+        return optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
+
+
+def _results(study: Study, dataset: str, settings_now: dict, done: dict) -> dict:
+    runs = [
+        {"arm": arm, "seed": seed, **done[_text(arm), seed]}
+        for arm in settings_now["arms"]
+        for seed in range(settings_now["seeds"])
+    ]
+    summary = []
+    for arm in settings_now["arms"]:
+        mine = [run["metrics"] for run in runs if run["arm"] == arm]
+        for metric in mine[0]:
+            interval = stats.t_interval([metrics[metric] for metrics in mine])
+            low, high = (None if interval.n == 1 else value for value in interval[1:3])  # JSON knows no infinity
+            summary.append({"arm": arm, "metric": metric, "mean": interval.mean, "low": low, "high": high,
+                            "n": interval.n})  # fmt: skip
+    return {
+        "study": study.name, "dataset": dataset, "settings": settings_now, "versions": _versions(),
+        "seconds": round(sum(run["seconds"] for run in runs), 1), "runs": runs, "summary": summary,
+        "verdicts": _verdicts(study.claims(dataset), runs),
+    }  # fmt: skip
+
+
+def _verdicts(claims: list[Claim], runs: list[dict]) -> list[dict]:
+    pairs = [(claim.treated(runs), claim.control(runs)) for claim in claims]
+    corrected = stats.holm([stats.p_value(*pair) for pair in pairs]) if pairs else []
+    rows = []
+    for claim, (treated, control), p in zip(claims, pairs, corrected, strict=True):
+        mean, low, high, n = stats.paired_interval(treated, control)
+        word = stats.verdict(treated, control, claim.smallest, p=p, higher_is_better=claim.higher_is_better)
+        rows.append({
+            "claim": claim.name, "metric": claim.metric, "difference": mean,
+            "low": None if n == 1 else low, "high": None if n == 1 else high, "n": n,
+            "smallest": claim.smallest, "p_holm": p, "verdict": word,
+        })  # fmt: skip
+    return rows
+
+
+def _versions() -> dict:
+    packages = ("torch", "torchvision", "numpy", "scipy", "optuna")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def _text(arm: dict) -> str:
+    return json.dumps(arm, sort_keys=True)

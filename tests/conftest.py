@@ -1,0 +1,64 @@
+"""Every unit test works in folders of its own, on one thread and from one seed, whatever the environment says."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from distill_utils import settings
+from distill_utils.data import ImageSet
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("DISTILL_BUILD", str(tmp_path / "build"))
+    monkeypatch.delenv("DISTILL_DATASET", raising=False)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def start_python():
+    """A function that starts `python ARGUMENTS` in the checkout; what still runs when the test ends is killed."""
+    started = []
+
+    def start(*arguments, **environment):
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "tests", **environment}
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)], cwd=settings.ROOT, env=variables, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def tiny_set() -> ImageSet:
+    """37 images of 2 channels, 5×4 pixels and 3 classes that a small network can tell apart."""
+    random = torch.Generator().manual_seed(1)
+    labels = torch.arange(37) % 3
+    patterns = torch.rand(3, 2, 5, 4, generator=random)
+    return ImageSet(0.7 * patterns[labels] + 0.3 * torch.rand(37, 2, 5, 4, generator=random), labels)
+
+
+@pytest.fixture
+def tiny_model():
+    """A function that builds a network for tiny_set with all that has a state: BatchNorm and dropout."""
+
+    def build(seed: int = 0, dropout: float = 0.3) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(6 * 5 * 4, 3),
+        )  # fmt: skip
+
+    return build

@@ -1,0 +1,259 @@
+"""Image sets: disjoint stratified splits, errors that name the file, and a fingerprint of what training sees."""
+
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distill_utils import data, glyphs, settings
+from distill_utils.data import ImageSet
+
+SPLITS = ("train", "transfer", "validation", "test")
+REAL = ("digits", "mnist", "fashion_mnist")
+KIND = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+
+
+def files_of(name):
+    """The folder of torchvision's files, or a skip where they are not."""
+    folder = settings.data_folder() / KIND[name]
+    if not folder.exists():
+        pytest.skip(f"no {KIND[name]} under {settings.data_folder()}: set DISTILL_DATA to the folder that holds it")
+    return folder
+
+
+def load(name, seed=0):
+    if name in KIND:
+        files_of(name)
+    return data.load(name, seed=seed)
+
+
+def source(name):
+    """All images of a dataset and their labels as its makers order them, uint8 or 16ths, before any split."""
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        pixels, labels = load_digits(return_X_y=True)
+        return np.round(pixels / 16 * 255).astype(np.uint8), labels
+    import torchvision
+
+    parts = [getattr(torchvision.datasets, KIND[name])(settings.data_folder(), train=part) for part in (True, False)]
+    return np.concatenate([part.data for part in parts]), np.concatenate([part.targets for part in parts])
+
+
+def pixel_rows(images):
+    """The images as bytes, one object each."""
+    return [row.tobytes() for row in (images * 255).round().to(torch.uint8).flatten(1).numpy()]
+
+
+# Splits
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_every_image_of_a_real_set_is_in_one_split_with_its_own_label(name):
+    loaded = load(name)
+    pixels, labels = source(name)
+    sets = [getattr(loaded, part) for part in SPLITS]
+    found = Counter(row for part in sets for row in pixel_rows(part.images))
+    assert found == Counter(row.tobytes() for row in pixels)
+    known = {(row.tobytes(), int(label)) for row, label in zip(pixels, labels, strict=True)}
+    for part in (loaded.train, loaded.validation, loaded.test):
+        assert known.issuperset(zip(pixel_rows(part.images), part.labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("digits", [719, 360, 359, 359]),
+        ("mnist", [3000, 55_000, 2000, 10_000]),
+        ("mnist_all", [58_000, 0, 2000, 10_000]),
+    ],
+)
+def test_splits_have_their_sizes_and_hold_the_classes_in_proportion(name, sizes):
+    if name != "digits":
+        files_of("mnist")
+    loaded = data.load(name)
+    assert [len(getattr(loaded, part)) for part in SPLITS] == sizes
+    assert (loaded.transfer.labels == -1).all()
+    drawn = loaded.train + loaded.validation + (loaded.test if name == "digits" else loaded.validation)
+    shares = drawn.labels.bincount().double() / len(drawn)
+    for part in (loaded.train, loaded.validation):
+        counts = part.labels.bincount(minlength=len(loaded.classes))
+        assert (counts - shares * len(part)).abs().max() < 4
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
+def test_the_seed_moves_the_labelled_images_and_never_the_test_split(name):
+    first, second, again = (load(name, seed) for seed in (0, 1, 0))
+    assert torch.equal(first.test.images, second.test.images)
+    assert torch.equal(first.train.images, again.train.images)
+    shared = set(pixel_rows(first.train.images)) & set(pixel_rows(second.train.images))
+    assert len(shared) < 0.7 * len(first.train)
+
+
+def test_glyph_splits_share_no_image_and_have_their_sizes(monkeypatch):
+    monkeypatch.setattr(data, "glyphs_kept", lambda factors: (torch.zeros(len(factors["index"]), 1, 2, 3), None))
+    loaded = data.load("glyphs", seed=4)
+    sets = [getattr(loaded, part) for part in SPLITS]
+    assert [len(part) for part in sets] == [3000, 9000, 2000, 10_000]
+    indices = torch.cat([part.factors["index"] for part in sets])
+    assert len(indices.unique()) == 24_000
+    assert all((part.factors["seed"] == 4).all() for part in sets)
+    assert (loaded.transfer.labels == -1).all()
+    for part in (loaded.train, loaded.validation, loaded.test):
+        counts = part.labels.bincount(minlength=36)
+        assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize("name", ["glyphs", "glyphs_matched"])
+def test_glyphs_come_with_what_drew_them_from_the_store_too(name, monkeypatch):
+    monkeypatch.setattr(data, "_SIZES", {"train": 5, "transfer": 4, "validation": 3, "test": 2})
+    fresh, kept = data.load(name, seed=1), data.load(name, seed=1)
+    for part in SPLITS:
+        drawn, masks = glyphs.render(getattr(fresh, part).factors)
+        for loaded in (getattr(fresh, part), getattr(kept, part)):
+            assert torch.equal(loaded.images, drawn)
+            assert all(torch.equal(loaded.masks[mask], masks[mask]) for mask in masks)
+    other = data.load(name, seed=2)
+    assert not torch.equal(other.train.images, fresh.train.images)
+    assert fresh.fingerprint != other.fingerprint
+
+
+# Sets
+
+
+def test_subsets_and_sums_keep_images_labels_masks_and_factors_together():
+    def numbered(start, count):
+        where = torch.arange(start, start + count)
+        return ImageSet(
+            where.float().view(-1, 1, 1, 1).expand(-1, 2, 4, 3), where,
+            {"object": (where[:, None, None] % 2 == 0).expand(-1, 4, 3)}, {"index": where},
+        )  # fmt: skip
+
+    both = numbered(0, 5) + numbered(5, 3)
+    rows = both.subset(torch.tensor([6, 1, 3]))
+    assert len(both) == 8
+    assert rows.labels.tolist() == rows.factors["index"].tolist() == rows.images[:, 1, 3, 2].tolist() == [6, 1, 3]
+    assert rows.masks["object"][:, 3, 2].tolist() == [True, False, False]
+    bare = both + replace(numbered(8, 1), masks=None, factors=None)
+    assert bare.masks is None
+    assert bare.factors is None
+    assert bare.subset(torch.tensor([8])).labels.tolist() == [8]
+
+
+@pytest.mark.parametrize("part", ["train", "transfer", "validation"])
+def test_the_fingerprint_changes_with_any_pixel_or_label_that_training_sees(part):
+    loaded = data.load("digits")
+    image_set = getattr(loaded, part)
+    pixels, labels = image_set.images.clone(), image_set.labels.clone()
+    pixels[7, 0, 3, 2] += 1 / 16
+    labels[7] += 1
+    changed = [replace(image_set, images=pixels), replace(image_set, labels=labels)]
+    prints = [replace(loaded, **{part: image_set}).fingerprint for image_set in (image_set, *changed)]
+    assert prints[0] == loaded.fingerprint
+    assert len(set(prints)) == 3
+
+
+def test_the_fingerprint_ignores_the_test_split():
+    loaded = data.load("digits")
+    assert replace(loaded, test=loaded.validation).fingerprint == loaded.fingerprint
+
+
+# A user's own folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of 12 images each, told apart by colour, in several modes and sizes."""
+    colours = {"birds": (250, 0, 0), "cats": (0, 250, 0), "dogs": (0, 0, 250)}
+    for name, colour in colours.items():
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for i in range(12):
+            image = Image.new("RGB", (40 + 3 * i, 70 - 2 * i), colour)
+            image.putpixel((20, 30), (i, 2 * i, 7))
+            mode = ("RGB", "RGBA", "P")[i % 3]
+            image.convert(mode).save(tmp_path / "own" / name / f"{i:02}.png")
+    return tmp_path / "own"
+
+
+def test_a_folder_of_images_is_a_dataset(folder):
+    loaded = data.load(f"folder:{folder}")
+    assert loaded.classes == ("birds", "cats", "dogs")
+    assert loaded.in_channels == 3
+    sizes = [len(getattr(loaded, part)) for part in SPLITS]
+    assert sum(sizes) == 36
+    assert min(sizes) > 3
+    for part in (loaded.train, loaded.validation, loaded.test):
+        assert part.images.shape[1:] == (3, 32, 32)
+        assert torch.equal(part.images.mean((2, 3)).argmax(1), part.labels)
+    assert (loaded.transfer.labels == -1).all()
+
+
+def _break_image(folder):
+    (folder / "cats" / "03.png").write_bytes(b"no image")
+    return folder
+
+
+def _keep_one_class(folder):
+    shutil.rmtree(folder / "cats")
+    shutil.rmtree(folder / "dogs")
+    return folder
+
+
+def _empty_class(folder):
+    (folder / "eels").mkdir()
+    return folder
+
+
+def _few_images(folder):
+    for file in folder.glob("*/0*.png"):
+        file.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (_break_image, r"cats/03\.png cannot be read as an image"),
+        (_keep_one_class, "has one class, birds: a classifier needs at least two folders"),
+        (_empty_class, "eels"),
+        (_few_images, r"too few images \(6\) for 3 classes"),
+        (lambda folder: folder / "nowhere", "nowhere is no folder: give folder:PATH"),
+        (lambda folder: folder / "cats" / "03.png", "is no folder"),
+    ],
+)
+def test_an_unusable_folder_is_told_what_to_mend(folder, harm, message):
+    with pytest.raises(data.DataError, match=message):
+        data.load(f"folder:{harm(folder)}")
+
+
+# Errors
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown dataset 'glyph': one of ") as caught:
+        data.load("glyph")
+    assert all(name in str(caught.value) for name in [*data.DATASETS, "folder:PATH", "DISTILL_DATASET"])
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+def test_missing_files_that_cannot_be_fetched_say_where_to_put_them(name, tmp_path):
+    (tmp_path / "file").touch()  # nothing can be made below a file, so no download is tried
+    with pytest.raises(data.DataError, match=rf"{tmp_path}/file/data and could not be downloaded .*DISTILL_DATA"):
+        data.load(name, root=tmp_path / "file" / "data")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    raw = files_of("fashion_mnist") / "raw"
+    copy = tmp_path / "FashionMNIST" / "raw"
+    copy.mkdir(parents=True)
+    for file in raw.iterdir():
+        (copy / file.name).symlink_to(file)
+    damaged = copy / "t10k-images-idx3-ubyte"
+    damaged.unlink()
+    damaged.write_bytes((raw / damaged.name).read_bytes()[:-7])
+    with pytest.raises(data.DataError, match=f"{damaged} is damaged .*delete it"):
+        data.load("fashion_mnist", root=tmp_path)

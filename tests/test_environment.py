@@ -1,0 +1,98 @@
+"""environment.yml, requirements.txt and pyproject.toml say the same."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+PINS_TEXT = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+ON_CONDA = {"torch": "pytorch"}  # every other package has one name on both
+TRIED_PAIR = {"torch": "2.15.0", "torchvision": "0.29.2"}
+LEAST_PAIR = {"torch": ">=2.9", "torchvision": ">=0.24"}
+
+
+def bounds(requirements: list[str]) -> dict[str, str]:
+    """Package name → what is asked of its version, such as ">=2.0"."""
+    return {name: rest for name, rest in (re.fullmatch(r"([\w.-]+)(.*)", line).groups() for line in requirements)}
+
+
+def wanted() -> dict[str, str]:
+    return bounds(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+
+
+def pins() -> dict[str, list[str]]:
+    """Package name → its pinned versions: more than one where they depend on Python's version."""
+    found = {}
+    for line in PINS_TEXT.splitlines():
+        if line and not line.startswith("#"):
+            name, version = re.fullmatch(r"([\w.-]+)==([\w.+]+)(?: ; .*)?", line).groups()
+            found.setdefault(name, []).append(version)
+    return found
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def satisfies(version: str, bound: str) -> bool:
+    operator, asked = re.fullmatch(r"(>=|==)([\d.]+)", bound).groups()
+    return version == asked if operator == "==" else numbers(version) >= numbers(asked)
+
+
+def test_conda_and_pip_ask_for_the_same_packages_and_versions():
+    conda = bounds([line for line in ENVIRONMENT["dependencies"] if isinstance(line, str)])
+    expected = {ON_CONDA.get(name, name): bound for name, bound in wanted().items()}
+    expected |= {"python": PROJECT["requires-python"], "pip": ""}
+    assert conda == expected
+
+
+def test_the_conda_environment_ends_with_this_checkout():
+    assert ENVIRONMENT["dependencies"][-1] == {"pip": ["-e ."]}
+    assert ENVIRONMENT["channels"] == ["conda-forge"]
+
+
+def test_every_line_of_the_conda_environment_says_what_it_is_for():
+    lines = (ROOT / "environment.yml").read_text(encoding="utf-8").splitlines()
+    packages = [line for line in lines if re.match(r"  - [a-z]", line) and "conda-forge" not in line]
+    bare = [line for line in packages if "  # " not in line and not re.match(r"  - (python>|pip:)", line)]
+    assert not bare
+
+
+@pytest.mark.parametrize("name", sorted(wanted()))
+def test_every_dependency_has_an_exact_pin_within_its_bound(name):
+    assert name in pins(), f"{name} is not in requirements.txt: make lock"
+    assert all(satisfies(version, wanted()[name]) for version in pins()[name])
+
+
+def test_pins_hold_no_address_and_no_index_option():
+    assert "://" not in PINS_TEXT
+    assert not re.search(r"^\s*-", PINS_TEXT, re.MULTILINE)
+    assert "@" not in PINS_TEXT
+
+
+def test_torch_and_torchvision_are_pairs_that_fit():
+    assert {name: pins()[name] for name in TRIED_PAIR} == {name: [pin] for name, pin in TRIED_PAIR.items()}
+    assert {name: wanted()[name] for name in LEAST_PAIR} == LEAST_PAIR
+
+
+@pytest.mark.parametrize(
+    ("version", "bound", "fits"),
+    [
+        ("2.15.0", ">=2.9", True),
+        ("2.8.1", ">=2.9", False),
+        ("0.11.0", "==0.11.0", True),
+        ("0.12.0", "==0.11.0", False),
+    ],
+)
+def test_bounds_are_compared_as_numbers(version, bound, fits):
+    assert satisfies(version, bound) is fits
+
+
+def test_no_upper_bound_locks_readers_out():
+    """A package that cannot be installed on next year's Python is the commonest complaint about such series."""
+    assert all("<" not in bound for bound in [*wanted().values(), PROJECT["requires-python"]])

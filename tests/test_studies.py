@@ -1,0 +1,139 @@
+"""Studies: resumable after a kill at any moment, never mixed with other settings, judged as declared."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distill_utils import studies
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = """
+import os
+from pathlib import Path
+import torch
+from distill_utils import studies
+
+def note(word, arm, seed):
+    with Path(os.environ["TINY_LOG"]).open("a") as file:
+        file.write(f"{word} {arm['arm']} {seed}\\n")
+
+def run(arm, seed, dataset):
+    note("start", arm, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(700, 700, generator=generator)
+    for _ in range(8):
+        x = torch.tanh(x @ x.T / 700)
+    note("end", arm, seed)
+    return {"score": float(x.mean()) + 0.01 * arm["arm"]}
+
+def of(arm):
+    return lambda runs: studies.select(runs, "score", arm=arm)
+
+STUDY = studies.Study("tiny", lambda dataset: [{"arm": i} for i in range(4)], run,
+    lambda dataset: [studies.Claim("arm 3 against arm 0", "score", of(3), of(0), 0.02)],
+    code=("stats",), datasets=("glyphs",))
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A copy of the package with one more study, and a way to start its command there."""
+    shutil.copytree(ROOT / "distill_utils", tmp_path / "distill_utils", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "distill_utils" / "study_tiny.py").write_text(TINY)
+    (tmp_path / "pyproject.toml").write_text("")  # makes the copy its own root, so results go there
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TINY_LOG": str(tmp_path / "log"),
+                   "DISTILL_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}  # fmt: skip
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "distill_utils", "study", *arguments]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, start_new_session=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+    start.folder = tmp_path
+    start.log = lambda: (tmp_path / "log").read_text().split("\n")[:-1] if (tmp_path / "log").exists() else []
+    start.results = tmp_path / "results" / "tiny-glyphs.json"
+    return start
+
+
+def finished_cells(folder):
+    """The runs that the journal holds, read without the package: one JSON line per operation."""
+    cells = []
+    for journal in (folder / "runs").glob("*.journal"):
+        for line in journal.read_text().split("\n")[:-1]:
+            attributes = json.loads(line).get("user_attrs") or {}
+            if "arm" in attributes:
+                cells.append(f"{json.loads(attributes['arm'])['arm']} {attributes['seed']}")
+    return cells
+
+
+def test_a_killed_study_goes_on_without_losing_or_repeating_a_finished_run(tiny):
+    chance = random.Random(3)
+    for _ in range(4):
+        process = tiny("tiny", "--seeds", "4", "--workers", "2")
+        enough = len(tiny.log()) + chance.randint(1, 6)
+        while process.poll() is None and len(tiny.log()) < enough:
+            pass
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        kept, seen = finished_cells(tiny.folder), len(tiny.log())
+        assert not [line for line in tiny.log()[seen:] if line.removeprefix("start ") in kept]
+    before = set(finished_cells(tiny.folder))
+    seen = len(tiny.log())
+    out, err = tiny("tiny", "--seeds", "4", "--workers", "2").communicate()
+    assert tiny.results.exists(), err
+    again = [line for line in tiny.log()[seen:] if line.startswith("start") and line.removeprefix("start ") in before]
+    assert not again, "a finished run was done again"
+    assert sorted(finished_cells(tiny.folder)) == sorted(f"{arm} {seed}" for arm in range(4) for seed in range(4))
+
+
+def test_a_rerun_writes_the_same_file_and_other_settings_are_refused(tiny):
+    tiny("tiny", "--seeds", "3", "--workers", "1").communicate()
+    first = tiny.results.read_bytes()
+    ran = len(tiny.log())
+    tiny("tiny", "--seeds", "3", "--workers", "2").communicate()
+    assert tiny.results.read_bytes() == first
+    assert len(tiny.log()) == ran, "a finished run was done again"
+
+    process = tiny("tiny", "--seeds", "2")
+    _, err = process.communicate()
+    assert process.returncode != 0
+    assert "other settings (seeds)" in err
+    assert "Traceback" not in err
+    assert tiny.results.read_bytes() == first
+
+    study = json.loads(first)
+    assert [(run["arm"]["arm"], run["seed"]) for run in study["runs"]] == [(a, s) for a in range(4) for s in range(3)]
+    claim = study["verdicts"][0]
+    assert claim["difference"] == pytest.approx(0.03)
+    assert claim["n"] == 3
+
+
+def test_an_unknown_study_lists_the_known_ones(tiny):
+    process = tiny("tinny", "--seeds", "2")
+    _, err = process.communicate()
+    assert process.returncode != 0
+    assert "unknown study 'tinny'" in err
+    assert "dropout" in err
+    assert "Traceback" not in err
+
+
+def test_a_study_refuses_a_dataset_it_is_not_made_for():
+    with pytest.raises(ValueError, match="made for glyphs"):
+        studies.conduct("dropout", "digits", 2)
+
+
+def test_every_study_has_unique_arms_and_claims_that_its_arms_can_answer():
+    for name in studies.names():
+        study = studies.find(name)
+        for dataset in study.datasets:
+            arms = study.arms(dataset)
+            assert len({json.dumps(arm, sort_keys=True) for arm in arms}) == len(arms)
+            assert all(claim.smallest > 0 for claim in study.claims(dataset))
