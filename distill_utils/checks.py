@@ -43,10 +43,10 @@ def check(name: str, value: float | bool, low: float | Mapping | None = None, hi
     bands = [band.get(dataset) if isinstance(band, Mapping) else band for band in (low, high)]
     unknown = any(isinstance(band, Mapping) for band in (low, high)) and bands == [None, None]
     if low is None and high is None:
-        passed = value is True or (type(value).__name__ == "bool_" and bool(value))  # numpy's bool as well
+        passed = str(getattr(value, "dtype", type(value).__name__)) in ("bool", "torch.bool") and bool(value)
     else:
         low_, high_ = bands
-        passed = math.isfinite(value) and (low_ is None or value >= low_) and (high_ is None or value <= high_)
+        passed = bool(math.isfinite(value) and (low_ is None or value >= low_) and (high_ is None or value <= high_))
     row = {
         "notebook": _notebook, "name": name, "dataset": dataset, "value": float(value),
         "low": bands[0], "high": bands[1], "passed": None if unknown else passed,

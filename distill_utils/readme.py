@@ -53,15 +53,15 @@ def _notebooks() -> str:
     path = settings.results_folder() / "timings.json"
     timings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     lines = ["| notebook | what it asks | minutes | memory |", "| :-- | :-- | --: | --: |"]
-    measured = []
-    for path in sorted(series.NOTEBOOKS.glob("*.ipynb")):
+    paths, measured = sorted(series.NOTEBOOKS.glob("*.ipynb")), []
+    for path in paths:
         title, sentence = _opening(path)
         minutes = memory = "not yet measured"
         if path.stem in timings:
             measured.append(timings[path.stem]["seconds"])
             minutes, memory = _minutes(measured[-1]), _memory(timings[path.stem]["peak_memory_mb"])
         lines.append(f"| {path.stem[:2]} [{title}](notebooks/{path.name}) | {sentence} | {minutes} | {memory} |")
-    if measured:
+    if len(measured) == len(paths) > 0:
         lines.append(f"| | all of them, one after the other | {_minutes(sum(measured))} | |")
     return "\n".join(lines)
 

@@ -1,8 +1,9 @@
 """Studies: claims that need many seeds, run once, kept whole in results/NAME-DATASET.json.
 
 A study is a list of arms, each run under every seed; data, teacher and student share the seed, so arms are paired.
-Finished runs are kept in an Optuna journal under runs/: a killed study goes on where it was, several processes or
-machines that see the folder share one, and no run is done twice. (Optuna's own GridSampler is not used to hand out
+Finished runs are kept in an Optuna journal beside the results: a killed study goes on where it was, also from a
+journal that was committed half done; several processes or machines that see the folder share one, and no run is done
+twice. (Optuna's own GridSampler is not used to hand out
 the runs: it counts a failed run as visited and hands a running one out again.) Files are written in a fixed order.
 """
 
@@ -163,10 +164,10 @@ def _run_cell(name: str, dataset: str, arm: dict, seed: int) -> None:
 def _journal(study: Study, dataset: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name = f"study-{study.name}-{dataset}-{store.code_version(*study.code)}"
-    settings.runs_folder().mkdir(parents=True, exist_ok=True)
+    settings.results_folder().mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(settings.runs_folder() / f"{name}.journal")))
+        storage = JournalStorage(JournalFileBackend(str(settings.results_folder() / f"{name}.journal")))
         return optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
 
 

@@ -169,6 +169,10 @@ class _Run:
             i, name = name.split(".")
             state.setdefault(int(i), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():  # a fused step reads both in the memory order of the weights
+                if value.shape == parameter.shape:
+                    values[name] = torch.empty_like(parameter).copy_(value)
         torch.set_rng_state(tensors["random_state"])
         self.history = record["history"]
         return record["step"]

@@ -1,7 +1,7 @@
-"""Makes docs/teacher-student.png from trained models (which it trains where they are missing): python docs/make_picture.py
+"""Makes docs/teacher-student.png from trained models, which it trains where they are missing.
 
 Left, one validation image and what the teacher says of it; right, test accuracies over seeds: data, teacher and
-student share the seed, dots are seeds, bars are t-intervals of the mean.
+student share the seed, small dots are seeds, bands are t-intervals of their mean. Run: python docs/make_picture.py
 """
 
 from dataclasses import replace
@@ -10,93 +10,109 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.ticker import PercentFormatter
 
-from distill_utils import plots, recipes, settings, stats, store
+from distill_utils import plots, recipes, stats, store
 from distill_utils.evaluation import evaluate
 from distill_utils.training import logits
 
 PICTURE = Path(__file__).with_name("teacher-student.png")
 SEEDS = range(5)
-LOOKALIKES = {"Q", "O", "0"}
+TRUE, LOOKALIKES = "Q", {"Q", "O", "0"}
 
 
 def models(seed: int) -> dict[str, recipes.Recipe]:
-    teacher = replace(recipes.TEACHER, seed=seed, data_seed=seed)
-    alone = recipes.Recipe(seed=seed, data_seed=seed)
+    teacher = replace(recipes.TEACHER, dataset="glyphs", seed=seed, data_seed=seed)
+    alone = recipes.Recipe(dataset="glyphs", seed=seed, data_seed=seed)
     distilled = replace(alone, method="distillation", teacher=teacher, method_options={"temperature": 8.0})
     transfer = replace(distilled, method_options={"temperature": 4.0}, transfer=True)
     return {
-        "student\nalone": alone, "student\ndistilled": distilled,
+        "student alone": alone, "distilled": distilled,
         "distilled, with\nunlabelled images": transfer, "teacher": teacher,
     }  # fmt: skip
 
 
+def accuracies() -> dict[str, list[float]]:
+    """Model → its test accuracy, one value per seed."""
+    values = {name: [] for name in models(0)}
+    for seed in SEEDS:
+        test = recipes.dataset("glyphs", seed).test
+        for name, recipe in models(seed).items():
+            values[name].append(evaluate(recipes.load_or_train(recipe).model, test)["accuracy"])
+    return values
+
+
 def hesitation(image_data, teacher) -> tuple:
-    """A Q that the teacher is sure of, and that it says most about besides: image, its logits, letters to show."""
-    validation = image_data.validation
+    """Of the images of a Q that the teacher is sure of, the one of which it says most about O and 0 besides.
+
+    Returns the image, the teacher's logits and the numbers of the classes that it finds likeliest.
+    """
+    validation, classes = image_data.validation, image_data.classes
     outputs = logits(teacher, validation.images)
-    soft = (outputs / 4).softmax(1)
+    sure, soft = outputs.softmax(1), (outputs / 4).softmax(1)
     order = soft.argsort(1, descending=True)
-    best, place = -1.0, None
-    for i, (three, label) in enumerate(zip(order[:, :3].tolist(), validation.labels.tolist(), strict=True)):
-        sure = outputs[i].softmax(0)[label] > 0.9
-        names = {image_data.classes[k] for k in three}
-        if sure and three[0] == label and image_data.classes[label] == "Q" and names == LOOKALIKES:
-            third = float(soft[i, three[2]])
-            best, place = max((best, place), (third, i))
-    return validation.images[place], outputs[place], order[place, :6]
+    places = [
+        i
+        for i, label in enumerate(validation.labels.tolist())
+        if classes[label] == classes[order[i, 0]] == TRUE
+        and sure[i, label] > 0.9
+        and {classes[k] for k in order[i, :3]} == LOOKALIKES
+    ]
+    place = max(places, key=lambda i: soft[i, order[i, 2]])
+    return validation.images[place], outputs[place], order[place, :3]
 
 
 def picture() -> plt.Figure:
-    trained = {seed: {name: recipes.load_or_train(r) for name, r in models(seed).items()} for seed in SEEDS}
-    accuracies = {
-        name: [
-            evaluate(trained[seed][name].model, recipes.dataset("glyphs", seed).test)["accuracy"] for seed in SEEDS
-        ]
-        for name in models(0)
-    }
     image_data = recipes.dataset("glyphs", 0)
-    image, outputs, letters = hesitation(image_data, trained[0]["teacher"].model)
-    fig, axes = plots.figure(1, 4, width=11.5, height=3.9, width_ratios=[1.15, 0.8, 0.8, 2.1])
-    plots.draw_image(axes[0], image)
-    axes[0].set_title("the teacher sees")
-    for axis, temperature in zip(axes[1:3], (1, 4), strict=True):
-        soft_targets(axis, outputs, letters, image_data.classes, temperature)
-    accuracy(axes[3], accuracies)
+    teacher = recipes.load_or_train(models(0)["teacher"]).model
+    image, outputs, likeliest = hesitation(image_data, teacher)
+    fig = plt.figure(figsize=(11.5, 3.6))
+    left, _, right = fig.subfigures(1, 3, width_ratios=[1.15, 0.04, 1])
+    left.suptitle("What a teacher says of one image", fontweight="bold", fontsize=15)
+    right.suptitle(f"Accuracy on new images ({len(SEEDS)} seeds)", fontweight="bold", fontsize=15)
+    seen, plain, soft = left.subplots(1, 3, width_ratios=[1.6, 1, 1])
+    plots.draw_image(seen, image)
+    seen.set_title("a Q, an O, a 0?")
+    names = [f"digit {name}" if name.isdigit() else name for name in (image_data.classes[k] for k in likeliest)]
+    for axis, temperature in ((plain, 1), (soft, 4)):
+        draw_soft_targets(axis, (outputs / temperature).softmax(0)[likeliest], names if axis is plain else None)
+        axis.set_title(f"temperature {temperature}")
+    draw_accuracies(right.subplots(), accuracies())
     return fig
 
 
-def soft_targets(axis, outputs, letters, classes, temperature) -> None:
-    soft = (outputs / temperature).softmax(0)[letters]
-    axis.barh(range(len(letters)), soft, color=plots.BLACK, height=0.7)
-    axis.set_yticks(range(len(letters)), [classes[k] for k in letters], fontweight="bold")
-    axis.invert_yaxis()
-    axis.set_xlim(0, 1)
-    axis.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+def draw_soft_targets(axis, probabilities, names) -> None:
+    rows = range(len(probabilities))
+    axis.barh(rows, probabilities, color=plots.GREEN, height=0.62)
+    for row, probability in zip(rows, probabilities.tolist(), strict=True):
+        axis.annotate(
+            f"{100 * probability:.0f} %", (probability, row), (5, 0), textcoords="offset points", va="center"
+        )
+    axis.set_yticks(rows, names or [""] * len(rows))
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlim(0, 1.4)
+    axis.set_xticks([])
     axis.tick_params(axis="y", length=0)
-    axis.set_title(f"says at T = {temperature}")
+    axis.spines["bottom"].set_visible(False)
 
 
-def accuracy(axis, accuracies) -> None:
+def draw_accuracies(axis, values_of: dict[str, list[float]]) -> None:
     looks = [plots.ALONE, plots.DISTILLED, plots.DISTILLED | {"marker": "D"}, plots.TEACHER]
-    for row, (values, look) in enumerate(zip(accuracies.values(), looks, strict=True)):
+    for row, (values, look) in enumerate(zip(values_of.values(), looks, strict=True)):
         mean, low, high, _ = stats.t_interval(values)
-        axis.plot([low, high], [row, row], color=look["color"], linewidth=7, alpha=0.3, solid_capstyle="butt")
-        axis.plot(values, [row] * len(values), linestyle="", marker=".", color=look["color"], markersize=5)
-        axis.plot(mean, row, linestyle="", marker=look["marker"], color=look["color"], markersize=11)
-        axis.annotate(f"{100 * mean:.0f} %", (mean, row), (0, 11), textcoords="offset points", ha="center",
-                      fontsize=13, color=look["color"])  # fmt: skip
-    axis.set_yticks(range(len(accuracies)), list(accuracies))
-    axis.set_ylim(len(accuracies) - 0.5, -0.7)
+        color = look["color"]
+        axis.plot([low, high], [row, row], color=color, linewidth=16, alpha=0.3, solid_capstyle="butt")
+        axis.plot(mean, row, linestyle="", marker=look["marker"], color=color, markersize=7)
+        axis.plot(values, [row + 0.3] * len(values), linestyle="", marker="o", color=color, markersize=3.5, alpha=0.7)
+        axis.annotate(f"{100 * mean:.0f} %", (high, row), (8, 0), textcoords="offset points", va="center")
+    axis.set_yticks(range(len(values_of)), list(values_of))
+    axis.set_ylim(len(values_of) - 0.5, -0.5)
+    axis.set_xlim(0.48, 0.94)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", color="0.9")
     axis.set_axisbelow(True)
-    axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    axis.set_title("right on test images")
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 
 def main() -> None:
-    if settings.dataset() != "glyphs":
-        raise SystemExit("the picture is of glyphs: unset DISTILL_DATASET")
     with plt.rc_context(plots.STYLE | {"savefig.dpi": 160}), store.atomic(PICTURE) as temporary:
         picture().savefig(temporary, format="png", metadata={"Software": None})
     print(f"wrote {PICTURE}")

@@ -56,9 +56,10 @@ def tiny_model():
 
     def build(seed: int = 0, dropout: float = 0.3) -> nn.Module:
         torch.manual_seed(seed)
-        return nn.Sequential(
+        layers = [
             nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
             nn.Flatten(), nn.Dropout(dropout), nn.Linear(6 * 5 * 4, 3),
-        )  # fmt: skip
+        ]  # fmt: skip
+        return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # as models.build does
 
     return build

@@ -59,6 +59,10 @@ def test_minutes_come_from_the_measured_seconds(monkeypatch, tmp_path):
     lines = readme.TABLES["notebooks"]().splitlines()[2:]
     assert lines[0] == "| 00 [Title \\| one](notebooks/00_a.ipynb) | What is asked? | 1.5 | 1.4 GB |"
     assert lines[1].endswith("| not yet measured | not yet measured |")
+    assert len(lines) == 2, "no sum while one is missing"
+    timings = {stem: {"seconds": 93.0, "peak_memory_mb": 1440} for stem in ("00_a", "01_b")}
+    (tmp_path / "timings.json").write_text(json.dumps(timings), encoding="utf-8")
+    assert readme.TABLES["notebooks"]().splitlines()[-1] == "| | all of them, one after the other | 3 | |"
 
 
 @pytest.mark.parametrize(("seconds", "minutes"), [(3, "0.5"), (75, "1"), (76, "1.5"), (290, "5"), (1000, "17")])

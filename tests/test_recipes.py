@@ -54,7 +54,7 @@ def test_a_recipe_is_trained_once_and_loaded_with_equal_logits(fits):
     "change",
     [
         {"seed": 1}, {"data_seed": 1}, {"options": {"width": 4}}, {"model": "teacher"}, {"cut": True},
-        {"schedule": replace(SCHEDULE, lr=1e-3)}, {"schedule": replace(SCHEDULE, views=1)},
+        {"schedule": replace(SCHEDULE, lr=1e-3)}, {"schedule": replace(SCHEDULE, weight_decay=0.5)},
         {"method_options": {"temperature": 2.0}}, {"method_options": {"temperature": 3.0, "alpha": 0.5}},
         {"teacher": replace(TEACHER, seed=3)}, {"transfer": True},
     ],
@@ -93,7 +93,7 @@ def test_the_transfer_set_serves_soft_targets_and_is_refused_with_hard_labels(fi
     assert fits[-1] == 719 + 360
     for recipe in (replace(ALONE, transfer=True, schedule=Schedule(steps=50, batch_size=64)),
                    replace(DISTILLED, transfer=True, method_options={"alpha": 0.9})):  # fmt: skip
-        with pytest.raises(ValueError, match="label -1 .* use soft targets alone"):
+        with pytest.raises(ValueError, match=r"label -1 .* use soft targets alone"):
             trained(recipe)
 
 

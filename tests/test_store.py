@@ -1,6 +1,7 @@
 """Files that are whole or absent, artifacts that are made once, and damage that never goes unnoticed."""
 
 import errno
+import importlib
 import itertools
 import os
 import pickle
@@ -72,16 +73,22 @@ class _Bomb:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))])
-def test_a_file_that_runs_code_when_unpickled_is_refused_unopened(write, tmp_path):
-    write(_Bomb(tmp_path / "exploded"), tmp_path / "model.safetensors")
-    with pytest.raises(DamagedFile, match="model.safetensors is damaged"):
-        store.load(tmp_path / "model.safetensors")
-    assert not (tmp_path / "exploded").exists()
-    torch.load(tmp_path / "model.safetensors", weights_only=False) if write is torch.save else pickle.loads(
-        (tmp_path / "model.safetensors").read_bytes()
-    )
-    assert (tmp_path / "exploded").exists()  # the bomb was a live one
+@pytest.mark.parametrize(
+    ("write", "read"),
+    [
+        (torch.save, lambda path: torch.load(path, weights_only=False)),
+        (lambda bomb, path: path.write_bytes(pickle.dumps(bomb)), lambda path: pickle.loads(path.read_bytes())),
+    ],
+    ids=["torch", "pickle"],
+)
+def test_a_file_that_runs_code_when_unpickled_is_refused_and_runs_none(write, read, tmp_path):
+    model, mark = tmp_path / "model.safetensors", tmp_path / "exploded"
+    write(_Bomb(mark), model)
+    with pytest.raises(DamagedFile, match=f"{model} is damaged"):
+        store.load(model)
+    assert not mark.exists()
+    read(model.rename(tmp_path / "model.pt"))
+    assert mark.exists()  # the bomb was a live one
 
 
 # Writing
@@ -89,9 +96,14 @@ def test_a_file_that_runs_code_when_unpickled_is_refused_unopened(write, tmp_pat
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(saved):
     before = saved.read_bytes()
-    with pytest.raises(KeyboardInterrupt), store.atomic(saved) as temporary:
-        temporary.write_bytes(b"half")
-        raise KeyboardInterrupt
+
+    def stop_halfway():
+        with store.atomic(saved) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_halfway()
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 
@@ -106,9 +118,12 @@ def test_a_write_replaces_the_old_file_and_makes_its_folder(tmp_path):
 
 
 def test_a_full_device_is_told_in_a_sentence(saved):
-    with pytest.raises(OSError, match=f"no room on the disk for {saved}: free some space") as caught:
+    def write():
         with store.atomic(saved), open("/dev/full", "w") as full:
             full.write("x")
+
+    with pytest.raises(OSError, match=f"no room on the disk for {saved}: free some space") as caught:
+        write()
     assert caught.value.errno == errno.ENOSPC
     assert store.load(saved)[1] == RECORD
 
@@ -263,12 +278,12 @@ DOCUMENTED = CODE.replace("scale=2):\n", 'scale=2):\n    """Times scale."""\n\n'
 def version(tmp_path, monkeypatch):
     """The code version of a module with this source (and of more modules of the package)."""
     monkeypatch.setattr(distill_utils, "__path__", [*distill_utils.__path__, str(tmp_path)])
-    numbers = itertools.count()
 
     def of(source, *others):
-        name = f"made_up_{next(numbers)}"
-        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
-        return store.code_version(name, *others)
+        (tmp_path / "made_up.py").write_text(source, encoding="utf-8")
+        importlib.invalidate_caches()
+        store.code_version.cache_clear()
+        return store.code_version("made_up", *others)
 
     return of
 

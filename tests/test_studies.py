@@ -65,7 +65,7 @@ def tiny(tmp_path):
 def finished_cells(folder):
     """The runs that the journal holds, read without the package: one JSON line per operation."""
     cells = []
-    for journal in (folder / "runs").glob("*.journal"):
+    for journal in (folder / "results").glob("*.journal"):
         for line in journal.read_text().split("\n")[:-1]:
             attributes = json.loads(line).get("user_attrs") or {}
             if "arm" in attributes:
@@ -87,7 +87,7 @@ def test_a_killed_study_goes_on_without_losing_or_repeating_a_finished_run(tiny)
         assert not [line for line in tiny.log()[seen:] if line.removeprefix("start ") in kept]
     before = set(finished_cells(tiny.folder))
     seen = len(tiny.log())
-    out, err = tiny("tiny", "--seeds", "4", "--workers", "2").communicate()
+    _, err = tiny("tiny", "--seeds", "4", "--workers", "2").communicate()
     assert tiny.results.exists(), err
     again = [line for line in tiny.log()[seen:] if line.startswith("start") and line.removeprefix("start ") in before]
     assert not again, "a finished run was done again"

@@ -1,0 +1,123 @@
+"""Checks: they print no number, fail outside their band, and keep every measured value."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from distill_utils import checks, settings
+from distill_utils.checks import CheckFailed, check
+
+
+@pytest.fixture(autouse=True)
+def notebook(monkeypatch):
+    monkeypatch.setattr(checks, "_notebook", "02_distill")
+
+
+def rows():
+    return [json.loads(line) for line in (settings.build_folder() / "checks.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("value", "band"),
+    [
+        (5.0, {"low": 5}),
+        (5, {"high": 5}),
+        (0.25, {"low": 0.2, "high": 0.3}),
+        (torch.tensor(0.25), {"low": 0.2}),
+        (True, {}),
+    ],
+)
+def test_a_passing_check_prints_its_name_and_no_number(value, band, capsys):
+    check("the student beats θ₁", value, **band)
+    assert capsys.readouterr().out == "PASS the student beats θ₁\n"
+    assert rows() == [{
+        "notebook": "02_distill", "name": "the student beats θ₁", "dataset": "glyphs", "value": float(value),
+        "low": band.get("low"), "high": band.get("high"), "passed": True,
+    }]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "band"),
+    [
+        (np.float64(7), {"low": 6, "high": 8}),
+        (np.float32(7), {"low": 6, "high": 8}),
+        (torch.tensor(7.0), {"low": 6, "high": 8}),
+        (np.ones(2).max() == 1, {}),
+        ((torch.ones(2) > 0).all(), {}),
+    ],
+)
+def test_numbers_and_truths_of_numpy_and_torch_are_checked_too(value, band, capsys):
+    check("gain", value, **band)
+    assert capsys.readouterr().out == "PASS gain\n"
+    assert rows()[0]["value"] == float(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "band", "message"),
+    [
+        (4.9, {"low": 5}, "gain: measured 4.9, expected at least 5"),
+        (5.1, {"high": 5}, "gain: measured 5.1, expected at most 5"),
+        (0.5, {"low": 0.1, "high": 0.2}, "gain: measured 0.5, expected between 0.1 and 0.2"),
+        (0.0, {"low": 0.1, "high": 0.2}, "gain: measured 0.0, expected between 0.1 and 0.2"),
+        (math.nan, {"low": 0}, "gain: measured nan, expected at least 0"),
+        (math.inf, {"low": 0}, "gain: measured inf, expected at least 0"),
+        (False, {}, "gain: measured False, expected true"),
+        (1.0, {}, "gain: measured 1.0, expected true"),  # a number without a band is no claim
+    ],
+)
+def test_a_failing_check_raises_with_value_and_band_and_is_kept(value, band, message, capsys):
+    with pytest.raises(CheckFailed) as caught:
+        check("gain", value, **band)
+    assert str(caught.value) == message
+    assert "PASS" not in capsys.readouterr().out
+    (row,) = rows()
+    assert row["passed"] is False
+    assert row["value"] == float(value) or math.isnan(value)
+
+
+def test_a_band_may_depend_on_the_dataset(monkeypatch, capsys):
+    low = {"glyphs": 5, "digits": 1}
+    with pytest.raises(CheckFailed, match="measured 2, expected between 5 and 9"):
+        check("gain", 2, low=low, high=9)
+    monkeypatch.setenv("DISTILL_DATASET", "digits")
+    check("gain", 2, low=low, high={"digits": 9})
+    monkeypatch.setenv("DISTILL_DATASET", "folder:mine")
+    check("gain", 2, low=low)
+    check("gain", -3, low=low, high={"glyphs": 9})
+    assert capsys.readouterr().out == "PASS gain\n" + "NO BAND for folder:mine: gain\n" * 2
+    assert [row["passed"] for row in rows()] == [False, True, None, None]
+    assert [row["dataset"] for row in rows()] == ["glyphs", "digits", "folder:mine", "folder:mine"]
+
+
+def test_begin_forgets_the_earlier_checks_of_that_notebook_alone():
+    for notebook in ("01_train", "02_distill"):
+        checks.begin(notebook)
+        check("gain", 1, low=0)
+    checks.begin("01_train")
+    check("loss", 2, low=0)
+    assert [(row["notebook"], row["name"]) for row in rows()] == [("02_distill", "gain"), ("01_train", "loss")]
+
+
+def test_the_table_shows_every_check_with_value_and_band():
+    check("gain", 5.25, low=5)
+    check("disjoint", True)
+    with pytest.raises(CheckFailed):
+        check("loss", 3.0, high=2)
+    check("other", 1, low={"digits": 1})
+    lines = checks.table().splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["PASS", "PASS", "FAIL", "none"]
+    assert lines[1].split() == ["PASS", "02_distill", "5.25", "5", "…", "gain"]
+    assert lines[3].split() == ["FAIL", "02_distill", "3", "…", "2", "loss"]
+
+
+def test_checks_of_several_processes_at_once_all_arrive(start_python):
+    code = (
+        "from distill_utils import checks; checks.begin({0!r}); [checks.check(str(i), i, low=0) for i in range(40)]"
+    )
+    processes = [start_python("-c", code.format(f"notebook {k}")) for k in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    for k in range(4):
+        assert [row["value"] for row in rows() if row["notebook"] == f"notebook {k}"] == list(range(40))

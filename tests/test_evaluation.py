@@ -1,0 +1,159 @@
+"""Measures of a classifier: hand values, closed cases, independent implementations, and the cost of a prediction."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distill_utils import evaluation, models
+from distill_utils.data import ImageSet
+
+LABELS = torch.tensor([0, 1, 2, 1, 0])
+PROBABILITIES = torch.tensor(
+    [[0.7, 0.2, 0.1], [0.3, 0.5, 0.2], [0.6, 0.1, 0.3], [0.1, 0.1, 0.8], [0.4, 0.35, 0.25]], dtype=torch.float64
+)
+
+
+def with_confidence(confidence, classes=4):
+    """Logits N×classes whose first class has this probability, the largest."""
+    rest = (1 - confidence) / (classes - 1)
+    return torch.cat([confidence[:, None], rest[:, None].expand(-1, classes - 1)], 1).log()
+
+
+def own_ece(outputs, labels, bins=15):
+    """Guo et al. (2017), image by image."""
+    sums = [[0, 0.0, 0.0] for _ in range(bins)]
+    for row, label in zip(outputs.softmax(1).tolist(), labels.tolist(), strict=True):
+        confidence = max(row)
+        place = min(int(confidence * bins), bins - 1)
+        sums[place][0] += 1
+        sums[place][1] += confidence
+        sums[place][2] += row.index(confidence) == label
+    return sum(abs(confidence - right) for _, confidence, right in sums) / len(labels)
+
+
+def test_accuracy_and_nll_have_their_hand_values():
+    scores = evaluation.score(PROBABILITIES.log(), LABELS)
+    assert scores["accuracy"] == pytest.approx(3 / 5)
+    expected = -(math.log(0.7) + math.log(0.5) + math.log(0.3) + math.log(0.1) + math.log(0.4)) / 5
+    assert scores["nll"] == pytest.approx(expected)
+    assert set(scores) == {"accuracy", "nll", "ece"}
+
+
+@pytest.mark.parametrize(
+    ("confidence", "right", "expected"), [(0.6, 600, 0.0), (1 - 1e-6, 500, 0.5), (0.5, 900, 0.4)]
+)
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy(confidence, right, expected):
+    labels = (torch.arange(1000) >= right).long()
+    outputs = with_confidence(torch.full((1000,), confidence))
+    assert evaluation.score(outputs, labels)["ece"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_as_often_right_as_it_says_is_calibrated():
+    random = torch.Generator().manual_seed(2)
+    confidence = 0.3 + 0.69 * torch.rand(60_000, generator=random)
+    labels = (torch.rand(60_000, generator=random) >= confidence).long()
+    assert evaluation.score(with_confidence(confidence), labels)["ece"] < 0.01
+    assert evaluation.score(3 * with_confidence(confidence), labels)["ece"] > 0.1  # sharpened: too sure of itself
+
+
+def test_calibration_error_equals_an_image_by_image_computation():
+    outputs, labels = 2 * torch.randn(203, 7), torch.arange(203) % 7
+    assert evaluation.score(outputs, labels)["ece"] == pytest.approx(own_ece(outputs, labels), abs=1e-5)
+
+
+def test_scores_ignore_a_constant_per_row_and_the_order_of_images_and_classes():
+    outputs, labels = 2 * torch.randn(53, 7), torch.randint(7, (53,))
+    expected = evaluation.score(outputs, labels)
+    rows, columns = torch.randperm(53), torch.randperm(7)
+    place = columns.argsort()
+    for others in (
+        (outputs + torch.randn(53, 1), labels),
+        (outputs[rows], labels[rows]),
+        (outputs[:, columns], place[labels]),
+    ):
+        assert evaluation.score(*others) == pytest.approx(expected, abs=1e-5)
+
+
+def test_agreement_and_kl_with_oneself_are_one_and_zero():
+    outputs = torch.randn(11, 5)
+    for other in (outputs, outputs + torch.randn(11, 1)):
+        assert evaluation.compare(outputs, other) == pytest.approx({"agreement": 1, "kl": 0}, abs=1e-6)
+
+
+def test_agreement_and_kl_have_their_hand_values():
+    student = torch.tensor([[0.5, 0.5], [0.2, 0.8]]).log() + torch.tensor([[1e-6, 0], [0, 0]])
+    teacher = torch.tensor([[0.9, 0.1], [0.7, 0.3]]).log()
+    kl = (0.9 * math.log(1.8) + 0.1 * math.log(0.2) + 0.7 * math.log(3.5) + 0.3 * math.log(0.375)) / 2
+    assert evaluation.compare(student, teacher) == pytest.approx({"agreement": 0.5, "kl": kl}, abs=1e-5)
+
+
+def test_evaluate_asks_in_eval_mode_and_leaves_the_mode_alone(tiny_model, tiny_set):
+    model, teacher = tiny_model().train(), tiny_model(4)
+    first, again = (evaluation.evaluate(model, tiny_set, teacher) for _ in range(2))
+    assert first == again  # no dropout, no statistics moved
+    assert model.training
+    assert teacher.training
+    outputs, others = (net.eval()(tiny_set.images).detach() for net in (model, teacher))
+    expected = evaluation.score(outputs, tiny_set.labels) | evaluation.compare(outputs, others)
+    assert first == pytest.approx(expected, abs=1e-6)
+    assert set(evaluation.evaluate(model, tiny_set)) == {"accuracy", "nll", "ece"}
+
+
+def test_the_bins_of_a_reliability_diagram_add_up_to_the_whole():
+    outputs, labels = 2 * torch.randn(203, 7), torch.arange(203) % 7
+    bins = evaluation.reliability(outputs, labels)
+    scores = evaluation.score(outputs, labels)
+    assert len(bins["share"]) == len(bins["accuracy"]) == len(bins["confidence"]) <= 15
+    assert float(bins["share"].sum()) == pytest.approx(1)
+    assert float((bins["share"] * bins["accuracy"]).sum()) == pytest.approx(scores["accuracy"])
+    gaps = (bins["confidence"] - bins["accuracy"]).abs()
+    assert float((bins["share"] * gaps).sum()) == pytest.approx(scores["ece"], abs=1e-5)
+    assert (bins["confidence"].diff() > 0).all()
+
+
+def test_confusions_count_true_classes_in_rows():
+    outputs = F.one_hot(torch.tensor([0, 2, 2, 2, 1]), 4).float()
+    counts = evaluation.confusions(outputs, torch.tensor([0, 0, 2, 2, 3]))
+    assert counts.tolist() == [[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 2, 0], [0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("labels", [torch.full((5,), -1), torch.tensor([0, 1, -1, 2, 0]), torch.empty(0).long()])
+def test_images_without_labels_are_refused(labels, tiny_model):
+    image_set = ImageSet(torch.rand(len(labels), 2, 5, 4), labels)
+    with pytest.raises(ValueError, match="empty or has images without labels"):
+        evaluation.score(torch.randn(len(labels), 3), labels)
+    if len(labels):
+        with pytest.raises(ValueError, match="empty or has images without labels"):
+            evaluation.evaluate(tiny_model(), image_set)
+
+
+# Cost
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "flops", "parameters"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (1, 3, 4), 2 * 12 * 5, 12 * 5 + 5),
+        (nn.Conv2d(2, 7, 3, padding=1), (2, 5, 4), 2 * (3 * 3 * 2) * 7 * 5 * 4, 3 * 3 * 2 * 7 + 7),
+        (nn.Conv2d(2, 7, 3, stride=2, bias=False), (2, 9, 5), 2 * (3 * 3 * 2) * 7 * 4 * 2, 3 * 3 * 2 * 7),
+    ],
+)
+def test_flops_and_parameters_follow_the_closed_form(model, shape, flops, parameters):
+    measured = evaluation.cost(model, torch.rand(3, *shape), repeats=1)
+    assert measured["flops"] == flops
+    assert measured["parameters"] == parameters
+    assert 0 < measured["bytes"] - 4 * parameters < 1000
+    assert measured["latency_ms_1"] > 0
+    assert measured["latency_ms_256"] > 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_cost_changes_nothing(training):
+    model = models.build("student", 5, width=2).train(training)
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    evaluation.cost(model, torch.rand(2, 1, 9, 8), repeats=1)
+    assert model.training == training
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())

@@ -1,0 +1,107 @@
+"""Figures and explorers as a notebook gets them: alternative text, a table of numbers, a line without a kernel."""
+
+import io
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from IPython.core.displayhook import CapturingDisplayHook
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from PIL import Image
+
+from distill_utils import plots, widgets
+
+ROWS = [
+    {"model": "teacher | θ₁", "parameters": 139020, "accuracy": 0.81934, "steps": np.int64(2000)},
+    {"model": "student", "parameters": 16412, "accuracy": float("nan"), "steps": np.int64(7)},
+]
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """A function that runs another and returns what a notebook would be sent: [(data, metadata), …] and the text."""
+    shell = InteractiveShell.instance()
+
+    def run(function, *arguments, **options):
+        with capture_output() as captured:
+            function(*arguments, **options)
+        return [(output.data, output.metadata) for output in captured.outputs], captured.stdout
+
+    yield run
+    assert shell is InteractiveShell._instance
+    assert not isinstance(sys.displayhook, CapturingDisplayHook)
+
+
+def curve():
+    fig, axis = plots.figure(width=4, height=3)
+    axis.plot([0, 1, 2], [3, 1, 2], **plots.DISTILLED)
+    return fig
+
+
+def test_a_figure_comes_with_its_alternative_text_and_its_numbers(displayed):
+    (image, table), _ = displayed(plots.show, curve(), "The loss falls, then rises.", ROWS)
+    assert Image.open(io.BytesIO(image[0]["image/png"])).size == (400, 300)
+    assert image[1]["image/png"]["alt"] == "The loss falls, then rises."
+    assert image[0]["text/plain"] == "Figure: The loss falls, then rises."
+    assert "text/markdown" in table[0]
+    assert plt.get_fignums() == []
+
+
+def test_a_table_aligns_numbers_right_and_escapes_what_would_break_it(displayed):
+    ((table, _),), _ = displayed(plots.show_table, ROWS)
+    assert table["text/markdown"].splitlines() == [
+        "| model | parameters | accuracy | steps |",
+        "| :--- | ---: | ---: | ---: |",
+        r"| teacher \| θ₁ | 139,020 | 0.8193 | 2,000 |",
+        "| student | 16,412 | nan | 7 |",
+    ]
+    assert len({len(line) for line in table["text/plain"].splitlines()}) == 1
+
+
+def test_the_same_figure_gives_the_same_bytes(displayed):
+    first, second = (displayed(plots.show, curve(), "A curve.")[0][0][0]["image/png"] for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_shows_every_image_on_one_grey_scale_and_changes_no_input(channels):
+    images = torch.rand(5, channels, 6, 4) / 2
+    masks = torch.zeros(5, 6, 4, dtype=torch.bool)
+    masks[:, 2:4, 1:3] = True
+    before, style = images.clone(), dict(plt.rcParams)
+    fig = plots.image_grid(images, [f"image {k}" for k in range(5)], columns=3, masks=masks)
+    shown = [axis for axis in fig.axes if axis.images]
+    assert len(fig.axes) == 6
+    assert [axis.get_title() for axis in shown] == [f"image {k}" for k in range(5)]
+    for axis, image in zip(shown, images, strict=True):
+        assert axis.images[0].get_clim() == (0, 1)
+        pixels = np.asarray(axis.images[0].get_array()).reshape(6, 4, channels)
+        np.testing.assert_allclose(pixels, image.permute(1, 2, 0), rtol=1e-6)
+    assert torch.equal(images, before)
+    assert dict(plt.rcParams) == style
+    plt.close(fig)
+
+
+def test_an_explorer_falls_back_to_its_line_without_a_live_kernel(displayed):
+    drawn = []
+
+    def draw(steps, method):
+        drawn.append((steps, method))
+        return curve()
+
+    outputs, _ = displayed(
+        widgets.explore, draw, instead="See figure 2.", steps=(1, 9), method=["alone", "distilled"]
+    )
+    assert outputs[-1][0]["text/plain"] == "See figure 2."
+    assert "application/vnd.jupyter.widget-view+json" in outputs[-1][0]
+    assert plt.get_fignums() == []
+
+
+def test_without_ipywidgets_an_explorer_is_its_line(displayed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    outputs, text = displayed(widgets.explore, lambda steps: curve(), instead="See figure 2.", steps=(1, 9))
+    assert outputs == []
+    assert text == "See figure 2.\n"

@@ -1,0 +1,122 @@
+"""Statistics over seeds: intervals, their coverage, correction for several claims, and the words for a difference."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from distill_utils import stats
+
+VALUES = [0.61, 0.64, 0.58, 0.66, 0.63]
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_interval_is_students(level):
+    mean, low, high, n = stats.t_interval(VALUES, level=level)
+    expected = scipy_stats.t.interval(level, 4, loc=np.mean(VALUES), scale=scipy_stats.sem(VALUES))
+    assert (low, high) == pytest.approx(expected)
+    assert (mean, n) == (pytest.approx(np.mean(VALUES)), 5)
+
+
+def test_a_95_percent_interval_holds_the_truth_in_95_percent_of_trials():
+    draws = np.random.default_rng(0).normal(3.0, 2.0, (2000, 5))
+    held = [low <= 3.0 <= high for _, low, high, _ in map(stats.t_interval, draws)]
+    assert 0.93 < np.mean(held) < 0.97
+
+
+def test_a_single_seed_says_nothing_about_the_spread():
+    assert stats.t_interval([0.7]) == (0.7, -math.inf, math.inf, 1)
+
+
+def test_pairing_takes_out_what_a_seed_does_to_both_arms():
+    seeds = np.array([0.0, 10.0, -7.0, 4.0, 2.0])
+    gain = np.array([0.9, 1.0, 1.1, 1.2, 0.8])
+    interval = stats.paired_interval(seeds + gain, seeds)
+    assert interval == pytest.approx(stats.t_interval(gain))
+    assert interval.low > 0
+    assert stats.t_interval(seeds + gain).low < 0
+    flipped = stats.paired_interval(seeds, seeds + gain)
+    assert (flipped.low, flipped.high) == pytest.approx((-interval.high, -interval.low))
+
+
+def test_the_p_value_is_that_of_the_paired_t_test():
+    control = [0.6, 0.62, 0.6, 0.61, 0.64]
+    assert stats.p_value(VALUES, control) == pytest.approx(scipy_stats.ttest_rel(VALUES, control).pvalue)
+    assert stats.p_value([0.7], [0.5]) == 1
+    assert stats.p_value([3, 4], [2, 3]) == 1
+
+
+def test_holm_multiplies_by_the_claims_that_are_left_and_never_reorders():
+    assert stats.holm([0.03]) == [0.03]
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert stats.holm([0.9, 0.001, 0.8]) == pytest.approx([1, 0.003, 1])
+    assert stats.holm([]) == []
+
+
+def test_holm_keeps_the_error_of_all_claims_together_at_the_level():
+    p = np.random.default_rng(1).uniform(size=(4000, 6))
+    wrong = np.mean([min(stats.holm(row)) < 0.05 for row in p])
+    assert wrong == pytest.approx(1 - (1 - 0.05 / 6) ** 6, abs=3 * (0.05 / 4000) ** 0.5)
+    assert np.mean(p.min(1) < 0.05) > 0.2  # without it
+
+
+@pytest.mark.parametrize(
+    ("differences", "word"),
+    [
+        ([2.0, 2.1, 1.9], "improves"),
+        ([-2.0, -2.1, -1.9], "worsens"),
+        ([0.5, 0.51, 0.49], "improves, less than matters"),
+        ([-0.5, -0.51, -0.49], "worsens, less than matters"),
+        ([0.1, -0.1, 0.02], "no meaningful difference"),
+        ([5.0, -5.0, 0.3], "inconclusive"),
+        ([9.0], "inconclusive"),
+    ],
+)
+def test_the_word_follows_from_the_declared_smallest_effect(differences, word):
+    control = np.arange(len(differences)) * 10.0
+    assert stats.verdict(control + differences, control, 1.0) == word
+    opposite = {"improves": "worsens", "worsens": "improves"}
+    head, *tail = word.split(", ")
+    expected = ", ".join([opposite.get(head, head), *tail])
+    assert stats.verdict(control + differences, control, 1.0, higher_is_better=False) == expected
+
+
+def test_a_corrected_p_value_decides_in_place_of_the_tests_own():
+    assert stats.verdict([2.0, 2.1, 1.9], [0, 0, 0], 1.0, p=0.2) == "inconclusive"
+
+
+def test_equivalence_errs_at_most_at_its_level():
+    """Where the true difference is the smallest that matters, equivalence is claimed in 5 % of trials."""
+    draws = np.random.default_rng(2).normal(1.0, 0.3, (2000, 6))
+    claimed = np.mean([stats.equivalent(draw, np.zeros(6), 1.0) for draw in draws])
+    assert claimed == pytest.approx(0.05, abs=0.016)
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "expected"),
+    [(0.0, 10, (0, 0.27753)), (1.0, 10, (0.72247, 1)), (0.5, 100, (0.40383, 0.59617))],
+)
+def test_wilsons_interval_has_its_closed_form(share, count, expected):
+    z = scipy_stats.norm.ppf(0.975)
+    middle, spread = share + z**2 / (2 * count), z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    closed = [(middle - spread) / (1 + z**2 / count), (middle + spread) / (1 + z**2 / count)]
+    assert stats.proportion_interval(share, count) == pytest.approx(closed, abs=1e-9)
+    assert stats.proportion_interval(share, count) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: stats.t_interval([]), "one finite value per seed"),
+        (lambda: stats.t_interval([0.5, math.nan]), "one finite value per seed"),
+        (lambda: stats.t_interval([[0.5, 0.6]]), "one finite value per seed"),
+        (lambda: stats.paired_interval([1, 2, 3], [1, 2]), "as many treated as control seeds: found 3 and 2"),
+        (lambda: stats.verdict([1, 2], [1, 2], 0.0), "must be above 0, found 0.0"),
+        (lambda: stats.verdict([1, 2], [1, 2], math.nan), "must be above 0, found nan"),
+        (lambda: stats.verdict([1, math.nan], [1, 2], 1.0), "one finite value per seed"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
