@@ -9,6 +9,7 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 # Okabe and Ito (2008). Teacher, student alone and distilled student keep their colour and dash in the whole series.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
@@ -43,10 +44,17 @@ def show(fig: Figure, alt: str, table: list[dict] | None = None) -> None:
     with plt.rc_context(STYLE):
         fig.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(fig)
-    display({"image/png": buffer.getvalue(), "text/plain": f"Figure: {alt}"}, raw=True,
+    display({"image/png": _smaller(buffer), "text/plain": f"Figure: {alt}"}, raw=True,
             metadata={"image/png": {"alt": alt}})  # fmt: skip
     if table:
         show_table(table)
+
+
+def _smaller(png: io.BytesIO) -> bytes:
+    """The picture with 128 colours of its own choice: a third of the bytes, and no difference that an eye sees."""
+    packed = io.BytesIO()
+    Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
+    return packed.getvalue()
 
 
 def show_table(rows: list[dict]) -> None:
