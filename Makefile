@@ -23,7 +23,7 @@ $(READY): requirements.txt pyproject.toml
 	@echo "Setting up .venv (once; a few minutes on a slow line) ..."
 	"$(PYTHON)" -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/python -m uv pip install --python $(BIN)/python -r requirements.txt
+	$(BIN)/python -m uv pip install --python $(BIN)/python --compile-bytecode -r requirements.txt
 	$(BIN)/python -m uv pip install --python $(BIN)/python --quiet --no-deps --editable .
 	@touch $(READY)
 

@@ -4,9 +4,10 @@ Said once for all modules: N images, C classes, V views, H×W pixels. Images are
 losses and measures take logits, N×C, never probabilities; labels are LongTensor N, -1 where there is none; masks
 are bool N×H×W. Modules import downwards only:
 
-    series, doctor, __main__
-    plots, widgets, evaluation, localisation, stats, recipes
+    __main__, readme, series, doctor
+    plots, widgets, study_*, studies
+    recipes, evaluation, localisation, stats
     teacher_cache, training
     data, models, losses, augment
-    glyphs, counter, store, settings, progress, checks
+    glyphs, counter, store, parallel, progress, checks, settings
 """

@@ -3,9 +3,7 @@
 import argparse
 import sys
 
-from distill_utils import checks, doctor, readme, series, settings, store, studies
-from distill_utils.data import DataError
-from distill_utils.training import TrainingDiverged
+from distill_utils import settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,35 +17,35 @@ def main(arguments: list[str] | None = None) -> int:
     tables = commands.add_parser("readme", help="write the generated tables into README.md")
     tables.add_argument("--check", action="store_true", help="write nothing; fail if they differ")
     study = commands.add_parser("study", help="run a study of many seeds; what is missing of it, if it was begun")
-    study.add_argument("name", help=f"one of {', '.join(studies.names())}")
+    study.add_argument("name", help="an unknown name lists the known ones")
     study.add_argument("--dataset", default=settings.dataset())
     study.add_argument("--seeds", type=int, default=5)
     study.add_argument("--workers", type=int, help="processes of one thread each; default: one per core")
     study.add_argument("--replace", action="store_true", help="replace results that were made with other settings")
     chosen = parser.parse_args(arguments)
+    if chosen.command == "doctor":
+        from distill_utils import doctor  # alone, so that it can speak where a package is missing
+
+        return 0 if doctor.examine() else 1
+    return _run(chosen)
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from distill_utils import checks, data, readme, series, store, studies, training
+
+    told = (ValueError, OSError, data.DataError, store.DamagedFile, training.TrainingDiverged, series.NotebookFailed)
     try:
-        if chosen.command == "doctor":
-            return 0 if doctor.examine() else 1
         if chosen.command == "run":
             series.run(chosen.notebooks, in_place=chosen.in_place)
         if chosen.command == "study":
-            path = studies.conduct(
-                chosen.name, chosen.dataset, chosen.seeds, workers=chosen.workers, replace=chosen.replace
-            )
-            print(f"wrote {path}")
+            options = {"workers": chosen.workers, "replace": chosen.replace}
+            print(f"wrote {studies.conduct(chosen.name, chosen.dataset, chosen.seeds, **options)}")
         if chosen.command == "checks":
             print(checks.table())
         if chosen.command == "readme" and not readme.update(check=chosen.check):
             print("README.md differs from what is generated" if chosen.check else "README.md written")
             return int(chosen.check)
-    except (
-        ValueError,
-        OSError,
-        DataError,
-        store.DamagedFile,
-        TrainingDiverged,
-        series.NotebookFailed,
-    ) as error:
+    except told as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -24,7 +24,9 @@ def _mix(x: Tensor) -> Tensor:
 
 def _bits(seed: int, stream: str, index: Tensor, count: int) -> Tensor:
     golden = -0x61C8864680B583EB
-    key = torch.tensor([seed * 0x632BE5AB + zlib.crc32(stream.encode())], dtype=torch.int64, device=index.device)
+    named = seed * 0x632BE5AB + zlib.crc32(stream.encode())
+    wrapped = (named + 2**63) % 2**64 - 2**63
+    key = torch.tensor([wrapped], dtype=torch.int64, device=index.device)
     rows = _mix(_mix(key * golden) ^ (index * golden))  # N
     cells = torch.arange(1, count + 1, device=index.device) * golden  # count
     return _mix(rows[:, None] + cells)

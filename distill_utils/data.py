@@ -97,10 +97,15 @@ def load(name: str, root: str | Path | None = None, seed: int = 0) -> ImageData:
     root = Path(root) if root is not None else settings.data_folder()
     if name.startswith("folder:"):
         return _folder(name, Path(name.removeprefix("folder:")).expanduser(), seed)
-    if name not in DATASETS:
+    check_name(name)
+    return DATASETS[name](name, root, seed)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError, with the known names, unless load knows this dataset."""
+    if name not in DATASETS and not name.startswith("folder:"):
         known = ", ".join([*DATASETS, "folder:PATH"])
         raise ValueError(f"unknown dataset {name!r}: one of {known} (set DISTILL_DATASET to choose)")
-    return DATASETS[name](name, root, seed)
 
 
 # Glyphs
@@ -112,12 +117,12 @@ def _glyphs(name: str, root: Path, seed: int, look: glyphs.Look = glyphs.Look())
         # A million identities lie between the splits: no image can be in two of them.
         factors = glyphs.sample(torch.arange(size) + start * 1_000_000, seed, look)
         labels = torch.full((size,), UNLABELLED) if part == "transfer" else factors["label"]
-        images, masks = glyphs_kept(factors)
+        images, masks = _kept(factors)
         parts[part] = ImageSet(images, labels, masks, factors)
     return ImageData(name, **parts, classes=glyphs.CLASSES, augmentation=augment.GLYPHS, seed=seed)
 
 
-def glyphs_kept(factors: dict) -> tuple[Tensor, dict]:
+def _kept(factors: dict) -> tuple[Tensor, dict]:
     """glyphs.render, kept in the store: drawing thousands of images takes seconds, loading them does not."""
     key = {name: hashlib.sha256(values.numpy()).hexdigest() for name, values in factors.items()}
     key["code"] = store.code_version("glyphs", "counter")
@@ -156,7 +161,7 @@ _SHA256 = {
 }
 
 
-def _torchvision(name: str, root: Path, seed: int, kind: str, augmentation, labelled: int = 3000) -> ImageData:
+def _torchvision(name: str, root: Path, seed: int, kind: str, augmentation, every_label=False) -> ImageData:
     import torchvision
 
     make = getattr(torchvision.datasets, kind)
@@ -173,7 +178,7 @@ def _torchvision(name: str, root: Path, seed: int, kind: str, augmentation, labe
         ) from error
     (images, labels, classes), (test_images, test_labels, _) = splits
     test = ImageSet(test_images, test_labels)
-    return _split(name, images, labels, classes, seed, augmentation, labelled=labelled, test=test)
+    return _split(name, images, labels, classes, seed, augmentation, every_label=every_label, test=test)
 
 
 def _open(make, root: Path, train: bool) -> tuple[Tensor, Tensor, tuple]:
@@ -217,8 +222,9 @@ def _folder(name: str, path: Path, seed: int, side: int = 32) -> ImageData:
     return _split(name, torch.stack(images), labels, tuple(dataset.classes), seed, augment.PHOTOS)
 
 
-def _split(name, images, labels, classes, seed, augmentation, *, labelled=3000, test=None) -> ImageData:
-    """Stratified splits drawn by seed: `labelled` and 2,000 validation images, or fewer where there are few."""
+def _split(name, images, labels, classes, seed, augmentation, *, every_label=False, test=None) -> ImageData:
+    """Stratified splits drawn by seed: 2,000 validation and 3,000 labelled images, or fewer where there are few;
+    every_label: all others are labelled and none is left to transfer."""
     taken = torch.empty(0, dtype=torch.long)
     if test is None:  # no test split of its own: a fixed fifth, the same for every seed
         order = _stratified_order(labels, 0, "test split")
@@ -228,7 +234,7 @@ def _split(name, images, labels, classes, seed, augmentation, *, labelled=3000, 
         rest = torch.arange(len(labels))
     rest = rest[_stratified_order(labels[rest], seed, "splits")]
     validation = min(_SIZES["validation"], len(rest) // 4)
-    labelled = min(labelled, len(rest) - validation if labelled > 3000 else len(rest) // 2)
+    labelled = len(rest) - validation if every_label else min(_SIZES["train"], len(rest) // 2)
     first, second, third = (
         rest[:labelled],
         rest[labelled : labelled + validation],
@@ -260,9 +266,11 @@ DATASETS = {
     "glyphs_matched": functools.partial(_glyphs, look=glyphs.MATCHED),
     "digits": _digits,
     "fashion_mnist": functools.partial(_torchvision, **_FASHION),
-    "fashion_mnist_all": functools.partial(_torchvision, **_FASHION, labelled=60_000),  # every label, no transfer set
+    "fashion_mnist_all": functools.partial(
+        _torchvision, **_FASHION, every_label=True
+    ),  # every label, no transfer set
     "mnist": functools.partial(_torchvision, **_MNIST),
-    "mnist_all": functools.partial(_torchvision, **_MNIST, labelled=60_000),
+    "mnist_all": functools.partial(_torchvision, **_MNIST, every_label=True),
     "cifar10": functools.partial(_torchvision, kind="CIFAR10", augmentation=augment.PHOTOS),
     "cifar100": functools.partial(_torchvision, kind="CIFAR100", augmentation=augment.PHOTOS),
 }

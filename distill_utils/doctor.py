@@ -7,7 +7,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 
-from distill_utils import data, settings
+from distill_utils import settings
 
 _ENOUGH_DISK = 2e9  # bytes for trained models, recorded logits and pages
 
@@ -64,6 +64,8 @@ def _torch() -> str:
 
 
 def _data() -> str:
+    from distill_utils import data
+
     images = data.load(settings.dataset())
     return f"{images.name}, {len(images.train)} labelled images of {len(images.classes)} classes"
 

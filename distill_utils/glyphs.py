@@ -111,11 +111,15 @@ def render(factors: dict) -> tuple[Tensor, dict]:
     """Draw images from their factors.
 
     Returns images, float32 N×1×H×W on the 256 grey levels of [0, 1], and masks, a dict of bool N×H×W: object,
-    distractor and cue, disjoint, each exactly the pixels that the part can change.
+    distractor and cue, disjoint, each exactly the pixels that the part can change. Raises ValueError for no images,
+    or for images of several seeds or sizes of cue.
     """
-    chunks = [_render(factors, rows) for rows in torch.arange(len(factors["index"])).split(1000)]
-    if not chunks:
+    if len(factors["index"]) == 0:
         raise ValueError("no images to render: the factors are empty")
+    for name in ("seed", "cue_size"):  # read once for all images
+        if len(factors[name].unique()) > 1:
+            raise ValueError(f"images that differ in {name} cannot be rendered together: render them one by one")
+    chunks = [_render(factors, rows) for rows in torch.arange(len(factors["index"])).split(1000)]
     images = torch.cat([image for image, _ in chunks])
     return images, {part: torch.cat([masks[part] for _, masks in chunks]) for part in chunks[0][1]}
 

@@ -4,15 +4,13 @@ A recipe is data. Two equal recipes on equal data are one artifact, trained once
 """
 
 import functools
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from distill_utils import data, losses, models, progress, settings, store, teacher_cache, training
+from distill_utils import data, losses, models, parallel, settings, store, teacher_cache, training
 from distill_utils.training import Schedule
 
 _CODE = ("counter", "glyphs", "data", "augment", "models", "losses", "training", "recipes")
@@ -91,31 +89,26 @@ def load_or_train(recipe: Recipe, *, quiet: bool = False) -> Trained:
                                what=f"training the {recipe.model}", quiet=quiet)  # fmt: skip
         return model.state_dict(), {"history": history}
 
-    key = {"recipe": asdict(recipe), "data": image_data.fingerprint, "code": store.code_version(*_CODE)}
-    tensors, record = store.load_or_make(recipe.model, key, make)
+    tensors, record = store.load_or_make(recipe.model, _key(recipe), make)
     model.load_state_dict(tensors)
     return Trained(model.eval(), record["history"], recipe)
 
 
 def load_or_train_all(recipes: list[Recipe], *, workers: int | None = None) -> list[Trained]:
-    """load_or_train for several recipes, in several processes of one thread each.
+    """load_or_train for several recipes, in several processes of one thread each (see parallel).
 
-    Small networks run best so: two one-thread processes train about 1.5 times as much as one with two threads.
     Teachers that several recipes share are trained once, first.
     """
     for teacher in _unique([recipe.teacher for recipe in recipes if recipe.teacher is not None]):
         load_or_train(teacher)
-    todo = _unique(recipes)
-    context = multiprocessing.get_context("spawn")
-    workers = min(workers or settings.cores(), len(todo))
-    with (
-        ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        progress.bar(len(todo), "training", unit="model") as bar,
-    ):
-        for done in as_completed([pool.submit(_train_quietly, recipe) for recipe in todo]):
-            done.result()
-            bar.update()
+    todo = [(recipe,) for recipe in _unique(recipes) if not store.holds(recipe.model, _key(recipe))]
+    parallel.run_all(_train_quietly, todo, workers=workers, what="training", unit="model")
     return [load_or_train(recipe) for recipe in recipes]
+
+
+def _key(recipe: Recipe) -> dict:
+    fingerprint = dataset(recipe.dataset, recipe.data_seed).fingerprint
+    return {"recipe": asdict(recipe), "data": fingerprint, "code": store.code_version(*_CODE)}
 
 
 def _train_quietly(recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ import nbformat
 import psutil
 from nbconvert import HTMLExporter
 
-from distill_utils import checks, progress, settings, store
+from distill_utils import checks, data, progress, settings, store
 
 NOTEBOOKS = settings.ROOT / "notebooks"
 
@@ -33,6 +33,7 @@ def run(names: list[str] | None = None, *, in_place: bool = False) -> None:
         known = ", ".join(path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb")))
         raise ValueError(f"no notebook begins with {', '.join(names or ['anything'])}: the series has {known}")
     folders = [settings.build_folder()] + ([settings.results_folder()] if in_place else [])
+    data.check_name(settings.dataset())
     for path in chosen:
         notebook, timing = _execute(path)
         for folder in folders:
@@ -64,7 +65,10 @@ def _execute(path: Path):
     _write(settings.build_folder() / "notebooks" / path.name, nbformat.writes(notebook))
     _write(settings.build_folder() / "html" / f"{path.stem}.html", page(notebook, path.stem))
     if failure is not None:
-        raise NotebookFailed(f"{path.name} failed: {failure.ename}: {failure.evalue}\n{failure}")
+        kept = settings.build_folder() / "html" / f"{path.stem}.html"
+        raise NotebookFailed(
+            f"{path.name} failed: {failure.ename}: {failure.evalue} (the cell is at the end of {kept})"
+        )
     return notebook, timing
 
 
@@ -104,6 +108,11 @@ def _merge(path: Path, entries: dict) -> None:
     store.write_json(path, dict(sorted({**known, **entries}.items())))
 
 
+def _held(process: psutil.Process) -> int:
+    """Bytes of a process; pages that several share count in parts, where the system tells (Linux)."""
+    return getattr(process.memory_full_info(), "pss", 0) or process.memory_info().rss
+
+
 class _PeakMemory:
     """The most memory, in bytes, that this process's descendants held together while the block ran."""
 
@@ -118,7 +127,7 @@ class _PeakMemory:
             total = 0
             for process in psutil.Process().children(recursive=True):
                 try:
-                    total += process.memory_info().rss
+                    total += _held(process)
                 except psutil.Error:  # it ended meanwhile
                     continue
             self.peak = max(self.peak, total)

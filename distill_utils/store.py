@@ -101,7 +101,7 @@ def load_or_make(
     """
     folder = Path(folder or settings.runs_folder())
     key = json.loads(json.dumps(key))
-    name = f"{kind}-{digest(key)}"
+    name = _name(kind, key)
     path, partial = folder / f"{name}.safetensors", folder / f"{name}.partial"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,9 +111,18 @@ def load_or_make(
                 save(path, tensors, {"key": key, **record})
                 partial.unlink(missing_ok=True)
     tensors, record = load(path)
-    if record.pop("key") != key:
+    if record.pop("key", None) != key:
         raise DamagedFile(f"{path} holds another artifact than its name says: delete it and run again")
     return tensors, record
+
+
+def holds(kind: str, key: dict, folder: Path | None = None) -> bool:
+    """Whether load_or_make would find this artifact."""
+    return (Path(folder or settings.runs_folder()) / f"{_name(kind, key)}.safetensors").exists()
+
+
+def _name(kind: str, key: dict) -> str:
+    return f"{kind}-{digest(key)}"
 
 
 def digest(key: dict) -> str:

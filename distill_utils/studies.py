@@ -10,22 +10,19 @@ the runs: it counts a failed run as visited and hands a running one out again.) 
 import importlib
 import importlib.metadata
 import json
-import multiprocessing
 import pkgutil
 import platform
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-import torch
 from filelock import FileLock
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
-from distill_utils import progress, settings, stats, store
+from distill_utils import parallel, settings, stats, store
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Study:
 
     arms(dataset): a list of JSON-able dicts, those that others build upon (teachers) first; run(arm, seed, dataset):
     the metrics of one run; claims(dataset): what is to be judged; code: the modules whose change makes old runs
-    another study's; smallest numbers of seeds and the datasets that it is meant for.
+    another study's; datasets: those that it is meant for.
     """
 
     name: str
@@ -85,16 +82,9 @@ def conduct(name: str, dataset: str, seeds: int, *, workers: int | None = None, 
     cells = _cells(study, dataset, seeds)
     done = finished(study, dataset)
     todo = [(arm, seed) for arm, seed in cells if (_text(arm), seed) not in done]
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(
-            workers or settings.cores(), mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool,
-        progress.bar(len(cells), f"study {name} on {dataset}", unit="run", initial=len(cells) - len(todo)) as bar,
-    ):
-        for future in as_completed([pool.submit(_run_cell, name, dataset, arm, seed) for arm, seed in todo]):
-            future.result()
-            bar.update()
+    calls = [(name, dataset, arm, seed) for arm, seed in todo]
+    what, before = f"study {name} on {dataset}", len(cells) - len(todo)
+    parallel.run_all(_run_cell, calls, workers=workers, what=what, unit="run", done=before)
     store.write_json(path, _results(study, dataset, settings_now, finished(study, dataset)))
     return path
 

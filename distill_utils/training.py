@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss stopped being a finite number."""
+    """The loss or a weight stopped being a finite number."""
 
 
 Loss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
@@ -70,7 +70,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
     in eval mode and gets no gradient; checkpoint: a path to save to at every report (at most twenty in a run) and to
     go on from, bit for bit.
     Returns the history: lists "step", "loss", each part, and "validation_accuracy" in [0, 1] at twenty points.
-    Raises TrainingDiverged, with the steps, when the loss is no finite number; ValueError for an empty set.
+    Raises TrainingDiverged, with the steps, when the loss or a weight is no finite number; ValueError for no images.
     """
     if len(train) == 0:
         raise ValueError("there is nothing to train on: the image set is empty")
@@ -137,11 +137,13 @@ class _Run:
         self.history = {"step": []}
 
     def report(self, step: int, means: dict, count: int) -> None:
-        if not all(math.isfinite(value) for value in means.values()):
+        ruined = not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+        if ruined or not all(math.isfinite(value) for value in means.values()):
             kept = f"; the last good checkpoint is kept at {self.path}" if self.path and self.path.exists() else ""
             values = ", ".join(f"{name} = {value:g}" for name, value in means.items())
+            what = "a weight" if ruined else "the loss"
             raise TrainingDiverged(
-                f"the loss is no finite number between steps {step - count + 1} and {step} ({values}): "
+                f"{what} is no finite number between steps {step - count + 1} and {step} ({values}): "
                 f"try a lower learning rate than {self.key['schedule']['lr']:g}{kept}"
             )
         self.history["step"].append(step)

@@ -28,7 +28,6 @@ def test_an_unknown_notebook_is_told_the_known_ones(start_python):
     assert "Traceback" not in out + err
 
 
-@pytest.mark.xfail(reason="everything is imported before the doctor can look", strict=True)
 def test_doctor_names_a_package_that_cannot_be_imported(start_python):
     code = (
         "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['', 'doctor']; "
@@ -51,12 +50,14 @@ def test_doctor_finds_nothing_to_mend_here(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["run"], "unknown dataset 'glyph': one of glyphs, "),
         (["study", "dropot"], "unknown study 'dropot': one of dropout, "),
         (["study", "dropout", "--dataset", "digits"], "the study dropout is made for glyphs, "),
         (["study", "dropout", "--dataset", "glyphs", "--seeds", "0"], "at least one seed, found 0"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(arguments, message, capsys):
+def test_what_cannot_be_done_is_one_sentence(arguments, message, capsys, monkeypatch):
+    monkeypatch.setenv("DISTILL_DATASET", "glyph")
     assert __main__.main(arguments) == 1
     out, err = capsys.readouterr()
     assert out == ""

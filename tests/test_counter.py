@@ -24,6 +24,11 @@ def test_seeds_streams_indices_and_positions_share_no_numbers(draw):
     assert len(numbers.unique()) == numbers.numel() == 12 * 5 * 11
 
 
+@pytest.mark.parametrize("seed", [2**33, 2**80, -(2**70)])
+def test_any_int_is_a_seed(seed):
+    assert not torch.equal(uniform(seed, "a", INDEX), uniform(seed + 1, "a", INDEX))
+
+
 @pytest.mark.parametrize("layout", ["one number of many indices", "many numbers of one index", "many seeds"])
 @pytest.mark.parametrize(("draw", "law"), [(uniform, "uniform"), (normal, "norm")])
 def test_numbers_follow_their_law_in_every_direction(draw, law, layout):

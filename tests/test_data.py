@@ -20,7 +20,7 @@ KIND = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 def files_of(name):
     """The folder of torchvision's files, or a skip where they are not."""
     folder = settings.data_folder() / KIND[name]
-    if not folder.exists():
+    if not any(folder.rglob("*ubyte")):  # a download that failed leaves empty folders
         pytest.skip(f"no {KIND[name]} under {settings.data_folder()}: set DISTILL_DATA to the folder that holds it")
     return folder
 
@@ -95,7 +95,7 @@ def test_the_seed_moves_the_labelled_images_and_never_the_test_split(name):
 
 
 def test_glyph_splits_share_no_image_and_have_their_sizes(monkeypatch):
-    monkeypatch.setattr(data, "glyphs_kept", lambda factors: (torch.zeros(len(factors["index"]), 1, 2, 3), None))
+    monkeypatch.setattr(data, "_kept", lambda factors: (torch.zeros(len(factors["index"]), 1, 2, 3), None))
     loaded = data.load("glyphs", seed=4)
     sets = [getattr(loaded, part) for part in SPLITS]
     assert [len(part) for part in sets] == [3000, 9000, 2000, 10_000]

@@ -206,7 +206,6 @@ def test_an_artifact_under_another_ones_name_is_refused(tmp_path):
     assert f"{second} holds another artifact than its name says: delete it and run again" in outcomes
 
 
-@pytest.mark.xfail(reason="KeyError: 'key' where a file of ours was not made by load_or_make", strict=True)
 def test_a_file_without_a_key_under_an_artifacts_name_is_refused(tmp_path):
     store.load_or_make("student", {}, make, tmp_path)
     store.save(next(tmp_path.glob("*.safetensors")), TENSORS, {"history": []})

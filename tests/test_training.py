@@ -92,7 +92,7 @@ def test_the_student_is_in_train_mode_at_every_step_and_in_eval_mode_afterwards(
         modes.extend(module.training for module in model.modules())
         return alone(model, batch)
 
-    model = tiny_model()
+    model = tiny_model().eval()
     train(model, loss, validation=tiny_set)
     assert len(modes) == 18 * 7
     assert all(modes)
@@ -301,9 +301,6 @@ def test_a_diverged_run_says_where_and_keeps_the_last_good_checkpoint(bad, train
     assert all(values.isfinite().all() for values in store.load(path)[0].values())
 
 
-@pytest.mark.xfail(
-    reason="weights that a last step made NaN are neither noticed nor kept out of the file", strict=True
-)
 @pytest.mark.parametrize("step", [32, 59])
 def test_a_step_that_ruins_the_weights_is_noticed_at_its_report(step, train, tiny_model, tmp_path):
     def loss(model, batch):
