@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-LINES, COLUMNS, CODE_CELLS, BYTES, ALT = 25, 79, (15, 45), 500_000, 20
+LINES, COLUMNS, CODE_CELLS, BYTES, ALT = 25, 79, (15, 40), 500_000, 20
 CHECKED = "nbval-check-output"
 TAGS = {CHECKED, "nbval-ignore-output", "raises-exception"}
 ENDING = ("Summary", "Exercises", "Next")
