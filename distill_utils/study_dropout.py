@@ -31,7 +31,7 @@ def arms(dataset: str) -> list[dict]:
     ]
     others = [
         {"method": "distilled", "width": 8, "rate": 0.0, "teacher_rate": rate}
-        for rate in _TEACHER_RATES
+        for rate in _TEACHER_RATES[dataset]
         if rate != 0.1
     ]
     return teachers + grid + others

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distill_utils import studies
+from distill_utils import models, studies, study_dropout
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = """
@@ -137,3 +137,12 @@ def test_every_study_has_unique_arms_and_claims_that_its_arms_can_answer():
             arms = study.arms(dataset)
             assert len({json.dumps(arm, sort_keys=True) for arm in arms}) == len(arms)
             assert all(claim.smallest > 0 for claim in study.claims(dataset))
+
+
+@pytest.mark.parametrize("dataset", study_dropout.STUDY.datasets)
+def test_every_arm_of_the_dropout_study_is_a_network_of_its_own(dataset):
+    recipes = [study_dropout.recipe(arm, 0, dataset) for arm in study_dropout.arms(dataset)]
+    assert len({repr(recipe) for recipe in recipes}) == len(recipes)
+    for recipe in recipes:
+        models.build(recipe.model, 10, **recipe.options)
+        assert recipe.teacher is None or models.build("teacher", 10, **recipe.teacher.options)
