@@ -1,7 +1,9 @@
-"""The commands: python -m distill_utils doctor | run | study NAME | checks | readme."""
+"""The commands: python -m distill_utils doctor | run | train | study NAME | checks | readme."""
 
 import argparse
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 from distill_utils import settings
 
@@ -22,12 +24,71 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("--seeds", type=int, default=5)
     study.add_argument("--workers", type=int, help="processes of one thread each; default: one per core")
     study.add_argument("--replace", action="store_true", help="replace results that were made with other settings")
+    _add_train(commands)
     chosen = parser.parse_args(arguments)
     if chosen.command == "doctor":
         from distill_utils import doctor  # alone, so that it can speak where a package is missing
 
         return 0 if doctor.examine() else 1
     return _run(chosen)
+
+
+def _add_train(commands) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train one model in a folder of its own, also under torchrun (torchrun … -m distill_utils train …)",
+    )
+    add = train.add_argument
+    add("role", choices=("teacher", "student"), help="the student is distilled from the teacher")
+    add("--out", type=Path, required=True, help="folder of this run; ends with model.safetensors in it")
+    add("--dataset", default=settings.dataset())
+    add("--model", help="a network of distill_utils.models; default: that of the role")
+    add("--width", type=_count, help="of the network's layers")
+    add("--steps", type=_count, help="default: 2000 for the teacher, 1000 for the student")
+    add("--batch-size", type=_count, help="images per step in all processes together; default: 128")
+    add("--lr", type=float, help="peak learning rate; default: 0.004")
+    add("--views", type=int, help="augmented views; default: new ones in every epoch (teacher), none (student)")
+    add("--teacher", type=Path, help="model.safetensors to distil; default: the series' own teacher")
+    add("--temperature", type=float, default=8.0)
+    add("--alpha", type=float, default=1.0, help="weight of the soft targets; 0: the labels alone")
+    add("--transfer", action="store_true", help="train on the unlabelled transfer set too (needs alpha 1)")
+    add("--seed", type=int, default=0)
+    add("--checkpoint-every", type=_count, help="steps; default: a twentieth of the run")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--bf16", action="store_true", help="compute in bfloat16; changes the model a little")
+    add("--compile", action="store_true", help="compile the steps; pays in long runs")
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+_count.__name__ = "whole number above 0"  # what argparse calls it
+
+
+def _train(chosen: argparse.Namespace) -> Path:
+    from distill_utils import recipes, scale
+
+    teacher = replace(recipes.TEACHER, dataset=chosen.dataset)
+    recipe = teacher if chosen.role == "teacher" else recipes.Recipe(dataset=chosen.dataset)
+    given = {name: getattr(chosen, name) for name in ("steps", "batch_size", "lr", "views", "bf16")}
+    schedule = replace(recipe.schedule, **{name: value for name, value in given.items() if value is not None})
+    options = {"width": chosen.width} if chosen.width else {}
+    recipe = replace(
+        recipe, model=chosen.model or chosen.role, options=options, schedule=schedule, seed=chosen.seed,
+        transfer=chosen.transfer,
+    )  # fmt: skip
+    if chosen.role == "student":
+        recipe = replace(
+            recipe, method="distillation", teacher=scale.load(chosen.teacher).recipe if chosen.teacher else teacher,
+            method_options={"temperature": chosen.temperature, "alpha": chosen.alpha},
+        )  # fmt: skip
+    return scale.train(
+        recipe, chosen.out, teacher=chosen.teacher, checkpoint_every=chosen.checkpoint_every, device=chosen.device,
+        compiled=chosen.compile,
+    )  # fmt: skip
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -37,6 +98,8 @@ def _run(chosen: argparse.Namespace) -> int:
     try:
         if chosen.command == "run":
             series.run(chosen.notebooks, in_place=chosen.in_place)
+        if chosen.command == "train":
+            print(f"the model is in {_train(chosen)}")
         if chosen.command == "study":
             options = {"workers": chosen.workers, "replace": chosen.replace}
             print(f"wrote {studies.conduct(chosen.name, chosen.dataset, chosen.seeds, **options)}")

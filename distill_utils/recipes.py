@@ -72,26 +72,35 @@ TEACHER = Recipe(model="teacher", schedule=Schedule(steps=2000, views=1_000_000)
 
 def load_or_train(recipe: Recipe, *, quiet: bool = False) -> Trained:
     """The model of a recipe: loaded where it was trained before, else trained, with its teacher first."""
-    image_data = dataset(recipe.dataset, recipe.data_seed)
-    model = _untrained(recipe, image_data, quiet)
+    model = untrained(recipe, quiet=quiet)
 
     def make(partial):
-        train = image_data.train + image_data.transfer if recipe.transfer else image_data.train
-        recorded = None
-        if recipe.teacher is not None:
-            teacher = load_or_train(recipe.teacher, quiet=quiet).model
-            recorded = teacher_cache.record(teacher, train.images, views=recipe.schedule.views,
-                                            augmentation=image_data.augmentation, quiet=quiet)  # fmt: skip
-        loss = functools.partial(METHODS[recipe.method], **recipe.method_options)
-        history = training.fit(model, train, loss, recipe.schedule, seed=recipe.seed,
-                               augmentation=image_data.augmentation, teacher=recorded,
-                               validation=image_data.validation, checkpoint=partial,
-                               what=f"training the {recipe.model}", quiet=quiet)  # fmt: skip
+        history = training.fit(model, checkpoint=partial, **ingredients(recipe, quiet=quiet))
         return model.state_dict(), {"history": history}
 
     tensors, record = store.load_or_make(recipe.model, _key(recipe), make)
     model.load_state_dict(tensors)
     return Trained(model.eval(), record["history"], recipe)
+
+
+def ingredients(recipe: Recipe, *, teacher: nn.Module | None = None, quiet: bool = False) -> dict:
+    """What training.fit is given besides the model: images, loss, schedule, the teacher's recorded outputs, ….
+
+    teacher: the network to record (default: that of the recipe's own teacher, trained where it is missing).
+    """
+    image_data = dataset(recipe.dataset, recipe.data_seed)
+    train = image_data.train + image_data.transfer if recipe.transfer else image_data.train
+    recorded = None
+    if recipe.teacher is not None:
+        teacher = teacher or load_or_train(recipe.teacher, quiet=quiet).model
+        recorded = teacher_cache.record(teacher, train.images, views=recipe.schedule.views,
+                                        augmentation=image_data.augmentation, quiet=quiet)  # fmt: skip
+    return {
+        "train": train, "loss": functools.partial(METHODS[recipe.method], **recipe.method_options),
+        "schedule": recipe.schedule, "seed": recipe.seed, "augmentation": image_data.augmentation,
+        "teacher": recorded, "validation": image_data.validation, "what": f"training the {recipe.model}",
+        "quiet": quiet,
+    }  # fmt: skip
 
 
 def load_or_train_all(recipes: list[Recipe], *, workers: int | None = None) -> list[Trained]:
@@ -125,7 +134,9 @@ def dataset(name: str, seed: int = 0) -> data.ImageData:
     return data.load(name, seed=seed)
 
 
-def _untrained(recipe: Recipe, image_data: data.ImageData, quiet: bool) -> nn.Module:
+def untrained(recipe: Recipe, *, quiet: bool = False) -> nn.Module:
+    """The network of a recipe before its first step: drawn from its seed, or cut out of its teacher."""
+    image_data = dataset(recipe.dataset, recipe.data_seed)
     if recipe.cut:
         teacher = load_or_train(recipe.teacher, quiet=quiet).model
         model = models.cut_student(teacher, **recipe.options)

@@ -57,6 +57,14 @@ def write_json(path: Path, value) -> None:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path):
+    """Read JSON. Raises DamagedFile where it is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedFile(f"{path} is damaged ({error}): delete it and run again") from error
+
+
 def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
     """Write tensors and a JSON-able record into one checksummed safetensors file, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -111,14 +119,31 @@ def load_or_make(
                 save(path, tensors, {"key": key, **record})
                 partial.unlink(missing_ok=True)
     tensors, record = load(path)
-    if record.pop("key", None) != key:
-        raise DamagedFile(f"{path} holds another artifact than its name says: delete it and run again")
+    found = record.pop("key", None)
+    if found != key:
+        raise DamagedFile(
+            f"{path} holds another artifact than its name says ({differing(key, found)}): delete it and run again"
+        )
     return tensors, record
 
 
 def holds(kind: str, key: dict, folder: Path | None = None) -> bool:
     """Whether load_or_make would find this artifact."""
     return (Path(folder or settings.runs_folder()) / f"{_name(kind, key)}.safetensors").exists()
+
+
+def differing(expected: dict, found: dict | None) -> str:
+    """In words, what two records differ in: "schedule.steps is 200, not 100; …"."""
+    expected, found = _flat(expected), _flat(found or {})
+    names = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    return "; ".join(f"{name} is {found.get(name)}, not {expected.get(name)}" for name in names)
+
+
+def _flat(record: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in record.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _name(kind: str, key: dict) -> str:

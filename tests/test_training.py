@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from distill_utils import losses, models, store, teacher_cache, training
 from distill_utils.augment import Augmentation
 from distill_utils.data import ImageSet
-from distill_utils.training import Schedule, TrainingDiverged, fit, one_cycle
+from distill_utils.training import Schedule, TrainingDiverged, fit, logits, one_cycle
 
 AUGMENTATION = Augmentation(rotation=0.2, shift=1.0, contrast=0.3)
 SHORT = Schedule(steps=18, batch_size=8, lr=0.01, views=2)  # four steps an epoch, a report at every step
@@ -227,14 +228,19 @@ def test_a_finished_run_is_not_trained_again(train, tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"schedule": Schedule(steps=18, batch_size=8, lr=0.02, views=2)}, {"seed": 1}, {"images": None}]
+    ("change", "difference"),
+    [
+        ({"schedule": Schedule(steps=18, batch_size=8, lr=0.02, views=2)}, "schedule.lr is 0.01, not 0.02"),
+        ({"seed": 1}, "seed is 0, not 1"),
+        ({"images": None}, "images is 37, not 30"),
+    ],
 )
-def test_a_checkpoint_of_another_run_is_refused(change, train, tiny_model, tiny_set, tmp_path):
+def test_a_checkpoint_of_another_run_is_refused(change, difference, train, tiny_model, tiny_set, tmp_path):
     path = tmp_path / "checkpoint"
     train(tiny_model(), checkpoint=path)
     if "images" in change:
         change = {"images": tiny_set.subset(torch.arange(30))}
-    with pytest.raises(store.DamagedFile, match=f"{path} is the checkpoint of another run: delete it"):
+    with pytest.raises(store.DamagedFile, match=f"{path} is the checkpoint of another run [(]{difference}[)]"):
         train(tiny_model(), checkpoint=path, **change)
 
 
@@ -277,6 +283,27 @@ def test_a_killed_process_goes_on_to_bit_identical_weights(start_python, tmp_pat
     capsys.readouterr()
     assert train_with_checkpoint(tmp_path) == whole
     assert capsys.readouterr().out.startswith(f"step {first}\n")
+
+
+# Half the width
+
+
+def test_bf16_is_used_inside_the_model_and_nowhere_else(train, tiny_model, tiny_set):
+    model, exact, seen = tiny_model(dropout=0.0), tiny_model(dropout=0.0), []
+    hook = model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+
+    def loss(model, batch):
+        seen.append(model(batch.images).dtype)
+        return alone(model, batch)
+
+    history = train(model, loss, replace(SHORT, bf16=True))
+    hook.remove()
+    assert seen[:2] == [torch.bfloat16, torch.float32]
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert logits(model, tiny_set.images).dtype == torch.float32
+    expected = train(exact)
+    assert history["loss"] != expected["loss"]
+    assert history["loss"] == pytest.approx(expected["loss"], abs=0.05)
 
 
 # A loss that is no number
