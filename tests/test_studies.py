@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,11 @@ def test_every_study_has_unique_arms_and_claims_that_its_arms_can_answer():
         for dataset in study.datasets:
             arms = study.arms(dataset)
             assert len({json.dumps(arm, sort_keys=True) for arm in arms}) == len(arms)
-            assert all(claim.smallest > 0 for claim in study.claims(dataset))
+            seeds, scores = range(2), defaultdict(lambda: 0.5)
+            runs = [{"arm": arm, "seed": seed, "metrics": scores} for arm in arms for seed in seeds]
+            for claim in study.claims(dataset):
+                assert claim.smallest > 0
+                assert len(claim.treated(runs)) == len(claim.control(runs)) == len(seeds), claim.name
 
 
 @pytest.mark.parametrize("dataset", study_dropout.STUDY.datasets)
@@ -146,3 +151,10 @@ def test_every_arm_of_the_dropout_study_is_a_network_of_its_own(dataset):
     for recipe in recipes:
         models.build(recipe.model, 10, **recipe.options)
         assert recipe.teacher is None or models.build("teacher", 10, **recipe.teacher.options)
+
+
+def test_students_of_other_teachers_name_a_teacher_that_the_study_trains():
+    for dataset in ("glyphs", "fashion_mnist"):
+        arms = study_dropout.arms(dataset)
+        rates = {arm["rate"] for arm in arms if arm.get("model") == "teacher"}
+        assert {arm["teacher_rate"] for arm in arms if "teacher_rate" in arm} == rates
