@@ -97,4 +97,30 @@ def _link(stem: str) -> str:
     return f"[{stem}](notebooks/{stem}.ipynb)" if there else f"{stem} (in preparation)"
 
 
-TABLES = {"notebooks": _notebooks, "article": _article}
+def _results() -> str:
+    """One line for every claim of every study in results/; what else lies there has no verdicts."""
+    lines = ["| study | claim | difference, 95 % interval | verdict | seeds |", "| :-- | :-- | --: | :-- | --: |"]
+    for path in sorted(settings.results_folder().glob("*-*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for row in found.get("verdicts", []):
+            study = f"{found['study']}, {found['dataset']}"
+            lines.append(f"| {study} | {row['claim']} | {_difference(row)} | {row['verdict']} | {row['n']} |")
+    return "\n".join(lines)
+
+
+def _difference(row: dict) -> str:
+    """Shares of images in points, everything else in its own unit; minus is less, whatever is better."""
+    if row["low"] == row["high"] == 0:
+        return "none: the same runs"
+    form, scale, unit = "+.3g", 1, row["metric"].removeprefix("test_").replace("_", " ")
+    if row["metric"].endswith(("accuracy", "agreement", "_right")):
+        form, scale, unit = "+.1f", 100, "points"
+    elif row["metric"].endswith("errors"):
+        form, unit = "+.1f", "errors"
+    if row["low"] is None:
+        return f"{scale * row['difference']:{form}} {unit} (one seed)"
+    mean, low, high = (f"{scale * row[name]:{form}}" for name in ("difference", "low", "high"))
+    return f"{mean} {unit} [{low}, {high}]"
+
+
+TABLES = {"notebooks": _notebooks, "article": _article, "results": _results}

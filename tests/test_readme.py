@@ -70,6 +70,55 @@ def test_minutes_are_rounded_to_what_another_machine_could_keep(seconds, minutes
     assert readme._minutes(seconds) == minutes
 
 
+def claim(**changes) -> dict:
+    row = {"claim": "a against b", "metric": "test_accuracy", "difference": 0.0312, "low": 0.02, "high": 0.0424,
+           "n": 5, "smallest": 0.01, "p_holm": 0.01, "verdict": "improves"}  # fmt: skip
+    return row | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "+3.1 points [+2.0, +4.2]"),
+        ({"metric": "agreement", "difference": -0.01, "low": -0.03, "high": 0.01}, "-1.0 points [-3.0, +1.0]"),
+        (
+            {"metric": "test_errors", "difference": -41.0, "low": -52.38, "high": -29.62},
+            "-41.0 errors [-52.4, -29.6]",
+        ),
+        ({"metric": "test_nll"}, "+0.0312 nll [+0.02, +0.0424]"),
+        ({"low": None, "high": None, "n": 1}, "+3.1 points (one seed)"),
+        ({"difference": 0.0, "low": 0.0, "high": 0.0}, "none: the same runs"),
+    ],
+)
+def test_a_difference_is_written_in_the_unit_of_its_metric(changes, words):
+    assert readme._difference(claim(**changes)) == words
+
+
+def test_every_claim_of_every_study_has_its_line_and_other_files_have_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(readme.settings, "results_folder", lambda: tmp_path)
+    rows = [claim(), claim(claim="c against d", verdict="inconclusive")]
+    files = {
+        "a-glyphs": {"study": "a", "dataset": "glyphs", "verdicts": rows},
+        "b-mnist": {"study": "b", "dataset": "mnist", "verdicts": [claim(n=3)]},
+        "speed-cpu": {"seconds": 7},
+        "timings": {"00_a": {"seconds": 93.0}},
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    assert readme.TABLES["results"]().splitlines()[2:] == [
+        "| a, glyphs | a against b | +3.1 points [+2.0, +4.2] | improves | 5 |",
+        "| a, glyphs | c against d | +3.1 points [+2.0, +4.2] | inconclusive | 5 |",
+        "| b, mnist | a against b | +3.1 points [+2.0, +4.2] | improves | 3 |",
+    ]
+
+
+def test_no_committed_study_is_left_out_of_the_readme():
+    studies = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results").glob("*-*.json")]
+    claims = [row["claim"] for study in studies for row in study.get("verdicts", [])]
+    assert claims
+    assert all(claim in table("results") for claim in claims)
+
+
 def test_a_readme_without_markers_is_refused():
     with pytest.raises(ValueError, match=r"README\.md needs one <!-- notebooks:begin -->"):
         readme.filled("# No markers")
