@@ -13,6 +13,8 @@ compared before anything is timed. Systems take turns in a new order each round;
     online                ours, the same as cached, but the teacher is asked at every step
     online_plain          a plain loop that asks the teacher at every step, images as tensors
     tutorial_loop         the manner of the PyTorch tutorial: DataLoader, transforms of single images, online teacher
+    cached_augmented      ours, cached, on augmented views: whole batches are augmented, four views are recorded
+    tutorial_augmented    the tutorial's loop with the same augmentation as transforms of single images
     torchdistill          torchdistill's distillation box, its teacher put in eval mode (see requirements.txt here)
 """
 
@@ -23,6 +25,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import math
 import os
 import platform
 import random
@@ -40,7 +43,7 @@ from torchvision import transforms
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "build" / "peers")]
 
-from distill_utils import data, losses, models, teacher_cache, training  # noqa: E402
+from distill_utils import augment, data, losses, models, teacher_cache, training  # noqa: E402
 from distill_utils.data import ImageSet  # noqa: E402
 from distill_utils.progress import bar  # noqa: E402
 from distill_utils.training import Schedule  # noqa: E402
@@ -52,6 +55,7 @@ ASKED = {  # what is asked of the ratios, each within a round
     ("cached", "torchdistill"): 4.0,
     ("cached", "tutorial_loop"): 10.0,
     ("student_alone", "student_alone_plain"): 1.5,
+    ("cached_augmented", "tutorial_augmented"): None,
     ("cached_plain", "torchdistill"): None,  # like for like: what recording alone brings
     ("online_plain", "tutorial_loop"): None,
 }
@@ -68,16 +72,18 @@ def soft(model, batch):
 class Ours:
     """training.fit, as the series uses it."""
 
-    def __init__(self, student, images: ImageSet, loss, *, teacher=None, fast=True):
-        self.student, self.images, self.loss, self.teacher, self.fast = student, images, loss, teacher, fast
+    def __init__(self, student, images: ImageSet, loss, *, teacher=None, fast=True, views=0):
+        self.student, self.images, self.loss, self.teacher = student, images, loss, teacher
+        self.fast, self.views = fast, views
         if fast:
             student.compile()
             if isinstance(teacher, torch.nn.Module):
                 teacher.compile()
 
     def run(self, steps: int) -> float:
-        schedule = Schedule(steps=steps, batch_size=BATCH, lr=LR, bf16=self.fast)
-        history = training.fit(self.student, self.images, self.loss, schedule, teacher=self.teacher, quiet=True)
+        schedule = Schedule(steps=steps, batch_size=BATCH, lr=LR, bf16=self.fast, views=self.views)
+        history = training.fit(self.student, self.images, self.loss, schedule, teacher=self.teacher,
+                               augmentation=augment.GLYPHS, quiet=True)  # fmt: skip
         return history["loss"][0]
 
 
@@ -118,10 +124,16 @@ def _soft_targets(outputs, answers):
 class Pictures(Dataset):
     """Single pictures with transforms, as torchvision's datasets give them."""
 
-    def __init__(self, images: ImageSet):
+    def __init__(self, images: ImageSet, augmented: bool):
         pixels = (images.images[:, 0] * 255).round().to(torch.uint8).numpy()
         self.pictures, self.labels = [Image.fromarray(picture) for picture in pixels], images.labels.tolist()
-        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.0,), (1.0,))])
+        change = augment.GLYPHS
+        vary = [
+            transforms.RandomAffine(math.degrees(change.rotation), translate=(change.shift / 28, change.shift / 28)),
+            transforms.ColorJitter(contrast=change.contrast), transforms.RandomInvert(),
+        ]  # fmt: skip
+        tensor = [transforms.ToTensor(), transforms.Normalize((0.0,), (1.0,))]
+        self.transform = transforms.Compose([*(vary if augmented else []), *tensor])
 
     def __len__(self):
         return len(self.labels)
@@ -133,9 +145,11 @@ class Pictures(Dataset):
 class TutorialLoop:
     """The loop of PyTorch's knowledge distillation tutorial, with the loss of this benchmark."""
 
-    def __init__(self, student, images: ImageSet, *, teacher):
+    def __init__(self, student, images: ImageSet, *, teacher, augmented=False):
         self.student, self.teacher = student, teacher
-        self.loader = DataLoader(Pictures(images), batch_size=BATCH, shuffle=True, num_workers=0, drop_last=True)
+        self.loader = DataLoader(
+            Pictures(images, augmented), batch_size=BATCH, shuffle=True, num_workers=0, drop_last=True
+        )
         self.cross_entropy = torch.nn.CrossEntropyLoss()
         self.optimizer = torch.optim.AdamW(student.parameters(), lr=LR)
 
@@ -218,6 +232,7 @@ def systems(teacher, student, images: ImageSet) -> dict:
         return copy.deepcopy(student), copy.deepcopy(teacher)
 
     recorded = teacher_cache.record(teacher, images.images, quiet=True)
+    views = teacher_cache.record(teacher, images.images, views=4, augmentation=augment.GLYPHS, quiet=True)
     plain, plain_teacher = (network.to(memory_format=torch.contiguous_format) for network in pair())
     made = {
         "student_alone_plain": PlainLoop(copy.deepcopy(plain), images),
@@ -227,6 +242,10 @@ def systems(teacher, student, images: ImageSet) -> dict:
         "online": Ours(pair()[0], images, soft, teacher=pair()[1]),
         "online_plain": PlainLoop(copy.deepcopy(plain), images, teacher=copy.deepcopy(plain_teacher)),
         "tutorial_loop": TutorialLoop(copy.deepcopy(plain), images, teacher=copy.deepcopy(plain_teacher)),
+        "cached_augmented": Ours(pair()[0], images, soft, teacher=views, views=4),
+        "tutorial_augmented": TutorialLoop(
+            copy.deepcopy(plain), images, teacher=copy.deepcopy(plain_teacher), augmented=True
+        ),
     }
     try:
         made["torchdistill"] = Torchdistill(copy.deepcopy(plain), images, teacher=copy.deepcopy(plain_teacher))
@@ -289,7 +308,7 @@ def processor() -> str:
     """The processor's name and what it computes bfloat16 with, where the system tells."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
+        facts = dict([part.strip() for part in line.split(":", 1)] for line in lines if ":" in line)
         flags = [flag for flag in facts.get("flags", "").split() if flag in ("avx512_bf16", "amx_bf16", "avx2")]
         return f"{facts.get('model name', platform.machine())} ({', '.join(sorted(flags))})"
     return platform.machine()
@@ -303,7 +322,10 @@ def main() -> int:
     chosen = parser.parse_args()
     with contextlib.redirect_stdout(io.StringIO()):  # torchdistill prints
         result = summary(measure(chosen.rounds, chosen.steps), chosen.rounds, chosen.steps)
-    distilled = {name: loss for name, loss in result["first_batch_loss"].items() if "alone" not in name}
+    apart = ("alone", "augmented")  # another loss, other images
+    distilled = {
+        name: loss for name, loss in result["first_batch_loss"].items() if not any(word in name for word in apart)
+    }
     exact = {name: loss for name, loss in distilled.items() if name not in ("cached", "online")}  # these use bfloat16
     print(f"loss on the first batch: {min(exact.values()):.6f} to {max(exact.values()):.6f} in float32, "
           f"{min(distilled.values()):.4f} to {max(distilled.values()):.4f} with bfloat16\n")  # fmt: skip

@@ -123,4 +123,18 @@ def _difference(row: dict) -> str:
     return f"{mean} {unit} [{low}, {high}]"
 
 
-TABLES = {"notebooks": _notebooks, "article": _article, "results": _results}
+def _speed() -> str:
+    """What benchmarks/kd_step.py measured last: its ratios, and the images per CPU-second that they are made of."""
+    path = settings.results_folder() / "benchmark-kd_step.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    speed = found["images_per_cpu_second"]
+    lines = [f"On one thread of {found['processor']}, torch {found['versions']['torch']}:", "",
+             "| images per CPU-second | against | ratio (range) | asked |", "| :-- | :-- | --: | --: |"]  # fmt: skip
+    for row in found["ratios"]:
+        ours, other = (f"{row[end]} {speed[row[end]]:,.0f}" for end in ("of", "to"))
+        span = f"{row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        lines.append(f"| {ours} | {other} | {span} | {row['asked'] or ''} |")
+    return "\n".join(lines)
+
+
+TABLES = {"notebooks": _notebooks, "article": _article, "results": _results, "speed": _speed}

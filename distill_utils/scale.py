@@ -6,6 +6,8 @@ batch stays what it is. Under torchrun every process must see the folder that is
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from distill_utils import recipes, store, training
+from distill_utils import recipes, settings, store, training
 from distill_utils.recipes import Recipe, Trained
 from distill_utils.training import Schedule
 
@@ -62,6 +64,19 @@ def load(path: Path) -> Trained:
     model = recipes.untrained(recipe)
     model.load_state_dict(tensors)
     return Trained(model.eval(), record["history"], recipe)
+
+
+def torchrun(processes: int, *arguments: str) -> None:
+    """What torchrun --standalone --nproc-per-node PROCESSES -m distill_utils ARGUMENTS does in a shell, waited for.
+
+    For notebooks, which have no shell. Raises RuntimeError with the last line of the errors where it fails.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+               "-m", "distill_utils", *arguments]  # fmt: skip
+    done = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("error: ")] or [done.stderr[-500:]]
+        raise RuntimeError(f"{' '.join(command[1:])} failed: {said[0]}")
 
 
 def _recipe(record: dict) -> Recipe:

@@ -1,0 +1,203 @@
+"""How the cost of distillation grows: with width, classes, images, views and processes, against a cost model.
+
+    python benchmarks/scaling.py [--json results/benchmark-scaling.json]
+
+Model, in CPU-seconds per image on one thread, with measured s (a training step of the student alone) and t (a forward
+pass of the teacher): cached = s, online = s + t, recording V views of N images = V·N·t. P processes on P free cores
+take 1/P of the time. Also the memory of a cached run: data + cache + torch itself + what training adds.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from distill_utils import augment, losses, models, settings, training  # noqa: E402
+from distill_utils.data import ImageSet  # noqa: E402
+from distill_utils.progress import bar  # noqa: E402
+from distill_utils.training import Schedule  # noqa: E402
+
+BATCH, STEPS, ROUNDS = 128, 40, 5
+
+
+def hard(model, batch):
+    return F.cross_entropy(model(batch.images), batch.labels), {}
+
+
+def soft(model, batch):
+    return losses.distillation_loss(model(batch.images), batch.teacher_logits, batch.labels, 4.0, 0.9), {}
+
+
+def images(count: int, classes: int = 36) -> ImageSet:
+    return ImageSet(torch.rand(count, 1, 28, 28), torch.arange(count) % classes)
+
+
+def per_image(work, count: int) -> float:
+    """CPU-microseconds per image of work(), which handles `count` images: the median of several calls after one."""
+    taken = []
+    for _ in range(ROUNDS + 1):
+        start = time.process_time()
+        work()
+        taken.append((time.process_time() - start) / count * 1e6)
+    return statistics.median(taken[1:])
+
+
+def step(width: int, data: ImageSet, classes: int, teacher=None) -> float:
+    student = models.build("student", classes, width=width)
+    schedule, loss = Schedule(steps=STEPS, batch_size=BATCH), hard if teacher is None else soft
+    return per_image(lambda: training.fit(student, data, loss, schedule, teacher=teacher, quiet=True), STEPS * BATCH)
+
+
+def student_costs(widths=(4, 8, 16, 32)) -> list[dict]:
+    """Alone, cached and online over the student's width, beside what the model says."""
+    data, rows = images(3000), []
+    teacher = models.build("teacher", 36).eval().requires_grad_(False)
+    recorded = [torch.randn(3000, 36).half()]
+    forward = per_image(lambda: training.logits(teacher, data.images, batch_size=BATCH), 3000)
+    for width in widths:
+        alone = step(width, data, 36)
+        for kind, given, model in (("cached", recorded, alone), ("online", teacher, alone + forward)):
+            rows.append({"grows": "width", "x": width, "kind": kind, "measured": step(width, data, 36, given),
+                         "model": model, "alone": alone})  # fmt: skip
+    return rows
+
+
+def class_costs(counts=(10, 100, 1000)) -> list[dict]:
+    """A cached step over the number of classes; the model: the student alone with as many classes."""
+    rows = []
+    for classes in counts:
+        data = images(3000, classes)
+        cached = step(8, data, classes, [torch.randn(3000, classes).half()])
+        rows.append({"grows": "classes", "x": classes, "kind": "cached", "measured": cached,
+                     "model": step(8, data, classes)})  # fmt: skip
+    return rows
+
+
+def image_costs(counts=(1000, 4000, 16000)) -> list[dict]:
+    """A cached step over the number of images; the model: as with the fewest, since a step sees one batch."""
+    measured = [step(8, images(count), 36, [torch.randn(count, 36).half()]) for count in counts]
+    return [{"grows": "images", "x": count, "kind": "cached", "measured": value, "model": measured[0]}
+            for count, value in zip(counts, measured, strict=True)]  # fmt: skip
+
+
+def recording_costs(views=(1, 2, 4, 8), count=1000) -> list[dict]:
+    """Recording V augmented views, per image; the model: V times one view."""
+    teacher, data = models.build("teacher", 36).eval(), images(count)
+    everyone = torch.arange(count)
+
+    def record(amount):
+        for view in range(amount):
+            training.logits(teacher, augment.augment(data.images, everyone, view, augment.GLYPHS))
+
+    measured = [per_image(lambda amount=amount: record(amount), count) for amount in views]
+    return [{"grows": "views", "x": amount, "kind": "recording", "measured": value, "model": measured[0] * amount}
+            for amount, value in zip(views, measured, strict=True)]  # fmt: skip
+
+
+def process_costs(counts=(1, 2)) -> list[dict]:
+    """Wall-clock microseconds per image of training.fit under torchrun, one thread each; the model: 1/P of one."""
+    measured = []
+    for count in counts:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count),
+                   __file__, "--worker", "step"]  # fmt: skip
+        out = subprocess.run(command, env=_environment(), check=True, capture_output=True, text=True).stdout
+        measured.append(float(out.split()[-1]))
+    return [{"grows": "processes", "x": count, "kind": "wall clock", "measured": value, "model": measured[0] / count}
+            for count, value in zip(counts, measured, strict=True)]  # fmt: skip
+
+
+def worker_step() -> None:
+    """What each process of process_costs runs; the first prints its median."""
+    from distill_utils import scale
+
+    torch.set_num_threads(1)
+    processes = int(os.environ["WORLD_SIZE"])
+    data, taken = images(3000), []
+    student = models.build("student", 36, width=24)
+    with scale.joined("cpu", processes):
+        for _ in range(4):
+            start = time.perf_counter()
+            training.fit(student, data, hard, Schedule(steps=STEPS, batch_size=2 * BATCH), quiet=True)
+            taken.append((time.perf_counter() - start) / (STEPS * 2 * BATCH) * 1e6)
+    if int(os.environ["RANK"]) == 0:
+        print(statistics.median(taken[1:]))
+
+
+def memory() -> dict:
+    """Megabytes at most in a process that trains from a cache, beside those of its data and its cache."""
+    command = [sys.executable, __file__, "--worker", "memory"]
+    out = subprocess.run(command, env=_environment(), check=True, capture_output=True, text=True).stdout
+    return json.loads(out)
+
+
+def worker_memory(count=30_000, views=8) -> None:
+    torch.set_num_threads(1)
+    torch_mb = _peak_mb()
+    data = images(count)
+    recorded = [torch.randn(count, 36).half() for _ in range(views)]
+    schedule = Schedule(steps=400, batch_size=BATCH, views=views)
+    training.fit(models.build("student", 36), data, soft, schedule, teacher=recorded, augmentation=augment.GLYPHS,
+                 quiet=True)  # fmt: skip
+    print(json.dumps({
+        "peak_mb": _peak_mb(), "torch_mb": torch_mb,
+        "data_mb": data.images.nbytes / 2**20, "cache_mb": sum(table.nbytes for table in recorded) / 2**20,
+    }))  # fmt: skip
+
+
+def _peak_mb() -> float:
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _environment() -> dict:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", choices=("step", "memory"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.worker:
+        {"step": worker_step, "memory": worker_memory}[chosen.worker]()
+        return 0
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    parts, rows = (student_costs, class_costs, image_costs, recording_costs, process_costs), []
+    with bar(len(parts) + 1, "measuring", unit="part") as progress:
+        for part in parts:
+            rows += part()
+            progress.update()
+        held = memory()
+        progress.update()
+    print(f"{'grows':12}{'x':>8}  {'kind':12}{'µs an image':>14}{'model':>10}{'ratio':>8}")
+    for row in rows:
+        ratio = row["measured"] / row["model"]
+        print(
+            f"{row['grows']:12}{row['x']:8}  {row['kind']:12}{row['measured']:14.1f}{row['model']:10.1f}{ratio:8.2f}"
+        )
+    beyond = held["peak_mb"] - held["data_mb"] - held["cache_mb"]
+    print(f"\nmemory of a cached run: {held['peak_mb']:.0f} MB, which is data + cache + {beyond:.0f} MB, "
+          f"of which torch itself, imported, takes {held['torch_mb']:.0f}")  # fmt: skip
+    if chosen.json:
+        result = {"benchmark": "scaling", "rows": rows, "memory": held, "torch": torch.__version__,
+                  "cores": settings.cores(), "python": platform.python_version()}  # fmt: skip
+        chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"wrote {chosen.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
