@@ -6,6 +6,7 @@ The processes are started once and kept: starting one means importing torch and 
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -45,7 +46,8 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def _begin() -> None:
     """One thread for work, and one that ends the process with its parent: a worker of a killed study would wait for
-    its next call for ever."""
+    its next call for ever. An interrupt is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distill_utils import models, studies, study_dropout
@@ -158,3 +159,14 @@ def test_students_of_other_teachers_name_a_teacher_that_the_study_trains():
         arms = study_dropout.arms(dataset)
         rates = {arm["rate"] for arm in arms if arm.get("model") == "teacher"}
         assert {arm["teacher_rate"] for arm in arms if "teacher_rate" in arm} == rates
+
+
+def test_no_worker_outlives_a_killed_study(tiny):
+    process = tiny("tiny", "--seeds", "9", "--workers", "2")
+    while not tiny.log():
+        assert process.poll() is None
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert left == []
