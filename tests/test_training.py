@@ -204,8 +204,10 @@ def interrupted_at(moments):
     return loss
 
 
-@pytest.mark.parametrize("draw", [0, 1])
-def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(draw, train, tiny_model, tiny_set, tmp_path):
+@pytest.mark.parametrize(("draw", "every"), [(0, None), (1, None), (2, 4), (3, 1)])  # a report comes every third step
+def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(
+    draw, every, train, tiny_model, tiny_set, tmp_path
+):
     whole = tiny_model()
     history = train(whole, schedule=LONG, seed=4, validation=tiny_set)
     moments = random.Random(draw).sample(range(60), 5)
@@ -214,7 +216,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(draw, train
     while resumed is None:
         model, runs = tiny_model(seed=7 if path.exists() else 0), runs + 1  # a checkpoint holds all that matters
         with contextlib.suppress(Interrupted):
-            resumed = train(model, loss, LONG, seed=4, validation=tiny_set, checkpoint=path)
+            resumed = train(model, loss, LONG, seed=4, validation=tiny_set, checkpoint=path, checkpoint_every=every)
     assert runs == 6
     assert resumed == history
     assert state(model) == state(whole)
@@ -297,6 +299,8 @@ def test_bf16_is_used_inside_the_model_and_nowhere_else(train, tiny_model, tiny_
         return alone(model, batch)
 
     history = train(model, loss, replace(SHORT, bf16=True))
+    model(tiny_set.images)
+    assert seen.pop() == torch.float32  # and not afterwards
     hook.remove()
     assert seen[:2] == [torch.bfloat16, torch.float32]
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
