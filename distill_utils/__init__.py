@@ -6,8 +6,8 @@ are bool N×H×W. Modules import downwards only:
 
     __main__, readme, series, doctor
     plots, widgets, study_*, studies
-    recipes, evaluation, localisation, stats
+    recipes, evaluation, localisation, readable, stats
     teacher_cache, training
-    data, models, losses, augment
+    data, models, losses, augment, soft_tree
     glyphs, counter, store, parallel, progress, checks, settings
 """

@@ -106,3 +106,64 @@ def draw_image(axis, image) -> None:
     pixels = np.moveaxis(np.asarray(image), 0, -1)
     axis.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
     axis.axis("off")
+
+
+def draw_tree(tree, classes, shape: tuple[int, int], *, images=None, image=None) -> Figure:
+    """A readable.HardTree from its root down: what each gate looks at, and the class that each leaf says.
+
+    shape: H×W of an image with one channel. In a gate, blue weights speak for yes, the right-hand side, and red ones
+    for no, on a scale of the gate's own; below a leaf stand its distribution over classes and, with images N×1×H×W,
+    the share of them that ends there, which is also the width of the lines. image: one of 1×H×W whose path is marked.
+    """
+    paths = tree.paths()
+    share = np.ones(len(paths)) / len(paths)
+    if images is not None:
+        share = np.bincount(tree.leaf(images).numpy(), minlength=len(paths)) / len(images)
+    taken = set() if image is None else set(paths[int(tree.leaf(image[None])[0])])
+    leaves = {gate: [i for i, path in enumerate(paths) if gate in dict(path)] for gate in range(len(tree.weights))}
+    depth = max(map(len, paths))
+    fig, axis = figure(width=max(6.0, 0.95 * len(paths)), height=1.45 * (depth + 1.2))
+    axis.set(xlim=(-0.6, len(paths) - 0.4), ylim=(-depth - 1.0, 0.5))
+    axis.axis("off")
+    place = {gate: (np.mean(leaves[gate]), -dict(_levels(paths))[gate]) for gate in leaves}
+    for i, path in enumerate(paths):
+        _leaf(axis, i, -len(path), tree.leaves[i], classes, share[i] if images is not None else None)
+        ends = [place[gate] for gate, _ in path] + [(i, -len(path))]
+        for step, start, end in zip(path, ends, ends[1:], strict=False):
+            below = [j for j in leaves[step[0]] if dict(paths[j])[step[0]] == step[1]]
+            color, width = (ORANGE, 6) if step in taken else ("#BBBBBB", 1 + 10 * share[below].sum())
+            axis.plot(
+                [start[0], end[0]], [start[1], end[1]], color=color, linewidth=width, zorder=1 + (step in taken)
+            )
+    for side, word in ((0, "no"), (1, "yes")) if place else ():
+        x, y = place[0]
+        axis.text(x + (2 * side - 1) * 0.6, y + 0.08, word, ha="left" if side else "right", va="bottom")
+    for gate, (x, y) in place.items():
+        inset = axis.inset_axes([x - 0.42, y - 0.36, 0.84, 0.72], transform=axis.transData, zorder=5)
+        draw_filter(inset, tree.weights[gate], shape)
+    return fig
+
+
+def draw_filter(axis, weights, shape: tuple[int, int]) -> None:
+    """One filter of H·W weights, blue above 0 and red below, on a symmetric scale of its own."""
+    weights = np.asarray(weights).reshape(shape)
+    largest = np.abs(weights).max() or 1.0
+    axis.imshow(weights, cmap="RdBu", vmin=-largest, vmax=largest)
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(visible=True, color="#666666")
+
+
+def _levels(paths) -> list[tuple[int, int]]:
+    return [(gate, level) for path in paths for level, (gate, _) in enumerate(path)]
+
+
+def _leaf(axis, x: float, y: float, logits, classes, share: float | None) -> None:
+    chance = np.asarray(logits.softmax(0))
+    axis.text(x, y - 0.05, str(classes[int(chance.argmax())]), ha="center", va="center", fontsize=18, weight="bold",
+              bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "#666666"}, zorder=6)  # fmt: skip
+    inset = axis.inset_axes([x - 0.38, y - 0.75, 0.76, 0.36], transform=axis.transData, zorder=5)
+    inset.bar(range(len(chance)), chance, color=BLUE)
+    inset.set(ylim=(0, 1), xticks=[], yticks=[])
+    if share is not None:
+        axis.text(x, y - 0.78, f"{share:.0%}", ha="center", va="top", fontsize=12)

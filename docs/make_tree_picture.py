@@ -1,0 +1,28 @@
+"""Makes docs/readable-tree.png: the distilled soft decision tree of notebook 09, hardened, with one digit on its way.
+
+Run: python docs/make_tree_picture.py
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from distill_utils import plots, readable, store
+from distill_utils import study_readable_student as study
+
+PICTURE = Path(__file__).with_name("readable-tree.png")
+ARM, IMAGE = {"tree": "soft", "depth": 4, "target": "distilled", "filters": "sparse"}, 3
+
+
+def main() -> None:
+    image_data = study.images_of("digits", 0)
+    tree = readable.harden(study.soft(ARM, 0, "digits"), image_data.train.images)
+    image = image_data.test.images[IMAGE]
+    fig = plots.draw_tree(tree, image_data.classes, (8, 8), image=image)
+    plots.draw_image(fig.axes[0].inset_axes([0.0, 0.8, 0.09, 0.2]), image)
+    with plt.rc_context(plots.STYLE), store.atomic(PICTURE) as temporary:
+        fig.savefig(temporary, format="png", metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()
