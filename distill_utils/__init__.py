@@ -5,8 +5,9 @@ losses and measures take logits, N×C, never probabilities; labels are LongTenso
 are bool N×H×W. Modules import downwards only:
 
     __main__, readme, series, doctor
-    plots, widgets, study_*, studies
-    recipes, evaluation, localisation, readable, stats
+    plots, widgets, study_*, studies, cued
+    recipes, evaluation, explanation_metrics, explanation_distillation, explain, deeplift_support
+    localisation, readable, features, batchnorm, stats
     teacher_cache, training
     data, models, losses, augment, soft_tree
     glyphs, counter, store, parallel, progress, checks, settings

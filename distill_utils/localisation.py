@@ -1,8 +1,8 @@
-"""Does a map point at the object? Relevance mass, relevance rank and AUROC against masks, minus chance.
+"""Does a map point at the object? Relevance mass and rank, pointing and AUROC against masks, minus chance.
 
 Maps are N×H×W, masks bool N×H×W; every score is per image, N. Chance-corrected means (score - chance) / (1 - chance)
-for mass and rank: 0 is what a map without any knowledge scores, 1 is perfect; AUROC is 0.5 by chance. Localisation
-measures model, explainer and dataset together: show it minus the best trivial map, which knows no model at all.
+for mass, rank and pointing: 0 is what a map without any knowledge scores, 1 is perfect; AUROC is 0.5 by chance.
+Localisation measures model, explainer and dataset together: show it minus the best trivial map, which knows no model.
 """
 
 import torch
@@ -33,6 +33,20 @@ def relevance_rank(maps: Tensor, masks: Tensor) -> Tensor:
     places = size - above.sum(1)
     hits = (above * masks).sum(1) + places * (level * masks).sum(1) / level.sum(1)
     return (hits / size - area) / (1 - area)
+
+
+def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
+    """Does the most relevant pixel lie in the mask (Zhang et al. 2018)? Chance-corrected, at most 1, no tolerance.
+
+    Pixels that share the highest relevance count by their share inside. Raises ValueError for an all-zero map, which
+    points nowhere.
+    """
+    maps, masks, area = _flat(maps, masks)
+    if bool((maps == 0).all(1).any()):
+        raise ValueError(f"map {int((maps == 0).all(1).nonzero()[0])} is zero everywhere: it points nowhere")
+    highest = maps == maps.max(1, keepdim=True).values
+    hits = (highest * masks).sum(1) / highest.sum(1)
+    return (hits - area) / (1 - area)
 
 
 def auroc(maps: Tensor, masks: Tensor) -> Tensor:

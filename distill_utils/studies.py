@@ -30,7 +30,8 @@ class Claim:
     """A comparison declared before the study is run: is `treated` better than `control` in `metric`?
 
     treated, control: functions from the list of runs to one value of the metric per seed, in the order of seeds (see
-    select); smallest: the smallest difference that would matter.
+    select); smallest: the smallest difference that would matter; gate: from the runs to the reason why the metric may
+    not be trusted, or "": a claim whose gate fails gets no verdict.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Claim:
     control: Callable
     smallest: float
     higher_is_better: bool = True
+    gate: Callable = lambda runs: ""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ def _verdicts(claims: list[Claim], runs: list[dict]) -> list[dict]:
     for claim, (treated, control), p in zip(claims, pairs, corrected, strict=True):
         mean, low, high, n = stats.paired_interval(treated, control)
         word = stats.verdict(treated, control, claim.smallest, p=p, higher_is_better=claim.higher_is_better)
+        failed = claim.gate(runs)
+        word = f"no verdict: {failed}" if failed else word
         rows.append({
             "claim": claim.name, "metric": claim.metric, "difference": mean,
             "low": None if n == 1 else low, "high": None if n == 1 else high, "n": n,

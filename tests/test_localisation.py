@@ -4,9 +4,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from distill_utils.localisation import auroc, relevance_mass, relevance_rank, trivial_maps
+from distill_utils.localisation import auroc, pointing_game, relevance_mass, relevance_rank, trivial_maps
 
-SCORES = [relevance_mass, relevance_rank, auroc]
+SCORES = [relevance_mass, relevance_rank, pointing_game, auroc]
 # One image of 2×3 pixels with two pixels in the mask: chance is 1/3.
 MAP = torch.tensor([[[4.0, 1.0, -2.0], [0.0, 3.0, 2.0]]])
 MASK = torch.tensor([[[True, False, False], [False, False, True]]])
@@ -26,6 +26,7 @@ def masks():
     [
         (relevance_mass, (6 / 10 - 1 / 3) / (2 / 3)),  # 4 + 2 of the positive 4 + 1 + 3 + 2
         (relevance_rank, (1 / 2 - 1 / 3) / (2 / 3)),  # of the two highest, 4 and 3, one is inside
+        (pointing_game, 1.0),  # the highest, 4, is inside
         (auroc, 7 / 8),  # of the 2·4 pairs only (2, 3) is the wrong way round
     ],
 )
@@ -33,7 +34,9 @@ def test_scores_have_their_hand_values(score, expected):
     assert score(MAP, MASK).tolist() == pytest.approx([expected])
 
 
-@pytest.mark.parametrize(("score", "chance"), [(relevance_mass, 0.0), (relevance_rank, 0.0), (auroc, 0.5)])
+@pytest.mark.parametrize(
+    ("score", "chance"), [(relevance_mass, 0.0), (relevance_rank, 0.0), (pointing_game, 0.0), (auroc, 0.5)]
+)
 def test_random_maps_score_chance(score, chance, masks):
     scores = torch.stack([score(torch.rand(300, 7, 5), masks) for _ in range(10)])
     assert scores.mean() == pytest.approx(chance, abs=3 * float(scores.std()) / 3000**0.5)
@@ -64,6 +67,15 @@ def test_a_constant_map_scores_chance_by_its_ties(masks):
     assert relevance_rank(half, MASK).tolist() == pytest.approx([(1 / 2 - 1 / 3) / (2 / 3)])
     shared = torch.tensor([[[2.0, 0.0, 0.0], [0.0, 1.0, 1.0]]])  # by two, one of them inside
     assert relevance_rank(shared, MASK).tolist() == pytest.approx([(1.5 / 2 - 1 / 3) / (2 / 3)])
+
+
+def test_the_pointing_game_shares_ties_and_refuses_a_map_that_points_nowhere(masks):
+    tied = torch.tensor([[[2.0, 2.0, 1.0], [2.0, 0.0, 0.0]]])  # one of three inside
+    assert pointing_game(tied, MASK).tolist() == pytest.approx([(1 / 3 - 1 / 3) / (2 / 3)])
+    assert pointing_game(torch.full((300, 7, 5), 0.3), masks).abs().max() < 1e-12
+    assert pointing_game(-masks.float(), masks).max() < 0
+    with pytest.raises(ValueError, match="map 1 is zero everywhere"):
+        pointing_game(torch.stack([MAP[0], 0 * MAP[0]]), MASK.expand(2, 2, 3))
 
 
 def test_auroc_equals_that_of_scikit_learn_with_ties(masks):

@@ -1,0 +1,213 @@
+"""What is an explanation worth? Faithfulness, robustness, simplicity, and agreement between two networks.
+
+Maps are N×H×W in logit units (see explain). These measures compare networks under one explainer, so only such that a
+positive factor on all logits leaves alone are here; each names its chance level. The score is the centred logit. Maps
+that are zero everywhere or not finite raise ValueError: they are no explanation, and are never averaged away.
+Localisation against masks has a module of its own. Left out: deletion and insertion of probabilities, captum's
+infidelity and max-sensitivity, which change with the scale of the logits or grow with the number of samples.
+"""
+
+from collections.abc import Callable
+
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill_utils import glyphs
+from distill_utils.explain import centred
+from distill_utils.training import logits
+
+PARTS = ("object", "cue", "distractor")
+
+
+# Faithfulness: does the map know what the network does when the image changes?
+
+
+def interventions(model: nn.Module, factors: dict, classes: Tensor, *, rows: int = 2, columns: int = 4):
+    """What happens to the score when one part of a glyph image is rendered away, or a stretch of background anew.
+
+    factors: of N images, with a cue. Returns regions, bool R×N×H×W, and effects, R×N: score of the image minus score
+    of its counterfactual, whose every other pixel, noise included, is unchanged. Regions are PARTS and rows×columns
+    blocks of background, which get the texture and noise of another image. Raises ValueError for images without cue.
+    """
+    if int(factors["cue"].min()) < 0:
+        raise ValueError("an image has no cue: sample the images with Look(cue=...)")
+    images, masks = glyphs.render(factors)
+    whole = centred(logits(model, images), classes)
+    regions, effects = [], []
+    for part in PARTS:
+        changed = glyphs.render(glyphs.without(factors, part))[0]
+        regions.append(masks[part])
+        effects.append(whole - centred(logits(model, changed), classes))
+    other = glyphs.render(factors | {"seed": factors["seed"] + 1_000_003})[0]
+    background = ~torch.stack([masks[part] for part in PARTS]).any(0)
+    height, width = images.shape[2] // rows, images.shape[3] // columns
+    for row in range(rows):
+        for column in range(columns):
+            block = torch.zeros_like(background)
+            block[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = True
+            regions.append(block & background)
+            changed = torch.where(regions[-1][:, None], other, images)
+            effects.append(whole - centred(logits(model, changed), classes))
+    return torch.stack(regions), torch.stack(effects)
+
+
+def region_correlation(maps: Tensor, regions: Tensor, effects: Tensor) -> float:
+    """Spearman's correlation over regions and images of relevance in the region with the effect of the intervention.
+
+    regions, effects: as interventions returns them. In [-1, 1], 0 by chance, 1 when the map orders all parts of all
+    images as the network does. Raises ValueError for an empty region.
+    """
+    _check(maps)
+    if not bool(regions.flatten(2).any(2).all()):
+        raise ValueError("a region is empty: no relevance can lie in it")
+    inside = (maps * regions).sum((2, 3))
+    return float(scipy.stats.spearmanr(inside.flatten(), effects.flatten()).statistic)
+
+
+def abpc(model: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, infill: Tensor, *,
+         size: int = 2, steps: int = 28) -> float:  # fmt: skip
+    """Area between two perturbation curves (Samek et al. 2017): blocks removed most and least relevant first.
+
+    infill: what removed blocks show, N×channels×H×W; size: of a block, pixels; steps: points of each curve. Returns
+    the mean over steps of (score, least relevant first - score, most relevant first) as a share of what removing
+    everything changes, in size: a ratio of means over images, since single ratios explode. 0 by chance, higher is
+    better, at most about 1. Raises ValueError where removing everything changes nothing.
+    """
+    _check(maps)
+    relevance = F.avg_pool2d(maps[:, None], size)[:, 0].flatten(1)
+    blocks = relevance.shape[1]
+    ranks = {
+        "most": relevance.argsort(dim=1, descending=True, stable=True).argsort(1),
+        "least": relevance.argsort(dim=1, stable=True).argsort(1),
+    }
+    grid = (len(images), images.shape[2] // size, images.shape[3] // size)
+    means = {"most": 0.0, "least": 0.0}
+    for order, rank in ranks.items():
+        for step in range(1, steps + 1):
+            gone = (rank < round(step * blocks / steps)).view(grid)
+            gone = gone.repeat_interleave(size, 1).repeat_interleave(size, 2)
+            gone = F.pad(gone, (0, images.shape[3] - gone.shape[2], 0, images.shape[2] - gone.shape[1]))
+            seen = torch.where(gone[:, None], infill, images)
+            means[order] += float(centred(logits(model, seen), classes).mean()) / steps
+    change = float((centred(logits(model, images), classes) - centred(logits(model, infill), classes)).abs().mean())
+    if change == 0:
+        raise ValueError("removing everything changes no score: there is nothing to explain")
+    return (means["least"] - means["most"]) / change
+
+
+def infidelity(model: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, infill: Tensor, *,
+               windows: int = 32, seed: int = 0) -> float:  # fmt: skip
+    """How badly the map foretells what hiding a window does (Yeh et al. 2019), as a share of the effect's size.
+
+    Squares of random size and place are replaced by the infill, which must be the baseline of the map: E[(relevance
+    inside - fall of the score)²] / E[fall²]. 0 is perfect, 1 is what a map of zeros gets. Raises ValueError where
+    nothing ever changes the score.
+    """
+    _check(maps)
+    random = torch.Generator().manual_seed(seed)
+    whole = centred(logits(model, images), classes).double()
+    height, width = images.shape[2:]
+    error = effect = 0.0
+    for _ in range(windows):
+        side = int(torch.randint(3, min(height, width) // 2 + 1, (), generator=random))
+        row = int(torch.randint(height - side + 1, (), generator=random))
+        column = int(torch.randint(width - side + 1, (), generator=random))
+        window = (..., slice(row, row + side), slice(column, column + side))
+        hidden = images.clone()
+        hidden[window] = infill[window]
+        fall = whole - centred(logits(model, hidden), classes)
+        error += float((maps[window].double().sum((1, 2)) - fall).square().mean())
+        effect += float(fall.square().mean())
+    if effect == 0:
+        raise ValueError("no window changes the score: there is nothing to explain")
+    return error / effect
+
+
+# Robustness, simplicity
+
+
+def average_sensitivity(explainer: Callable, model: nn.Module, images: Tensor, classes: Tensor, *,
+                        radius: float = 0.02, samples: int = 4, seed: int = 0) -> Tensor:  # fmt: skip
+    """How much the map moves when the image hardly does: mean ‖a(x) - a(x + d)‖ / ‖a(x)‖, N, at least 0.
+
+    explainer(model, images, classes): an Attribution; d uniform in ±radius grey levels, clipped to [0, 1]. Lower is
+    steadier. The class stays the one given, so no sample is dropped for changing the decision.
+    """
+    maps = explainer(model, images, classes).maps
+    _check(maps)
+    random = torch.Generator().manual_seed(seed)
+    total = torch.zeros(len(images))
+    for _ in range(samples):
+        noise = radius * (2 * torch.rand(images.shape, generator=random) - 1)
+        moved = explainer(model, (images + noise).clamp(0, 1), classes).maps
+        total += (moved - maps).flatten(1).norm(dim=1) / samples
+    return total / maps.flatten(1).norm(dim=1)
+
+
+def entropy(maps: Tensor) -> Tensor:
+    """Entropy in nats of |map| as a distribution over pixels, N, in [0, ln(pixels)]."""
+    _check(maps)
+    share = maps.flatten(1).double().abs()
+    share = share / share.sum(1, keepdim=True)
+    return -torch.special.xlogy(share, share).sum(1)
+
+
+def effective_pixels(maps: Tensor) -> Tensor:
+    """exp(entropy): over how many pixels the map is spread, N, in [1, pixels]. Fewer is simpler, not truer."""
+    return entropy(maps).exp()
+
+
+# Agreement
+
+
+def agreement(maps: Tensor, others: Tensor, *, mismatches: int = 5) -> dict[str, float]:
+    """Do two networks give the same reasons? Three measures, means over images, in [-1, 1], [-1, 1] and [0, 1].
+
+    cosine of the signed maps; spearman of |map|; overlap, the share that the two sets of a tenth of the pixels with
+    the highest relevance have in common of both together. Each also as NAME_mismatched, against the other network's
+    maps of `mismatches` other images: what all maps share, such as looking at the middle, is no agreement.
+    """
+    if maps.shape != others.shape or len(maps) <= mismatches:
+        raise ValueError(
+            f"two sets of maps of more than {mismatches} images must have one shape: found {tuple(maps.shape)}, "
+            f"{tuple(others.shape)}"
+        )
+    for values in (maps, others):
+        _check(values)
+    views = [_views(values) for values in (maps, others)]
+    found = {name: float(_alike(name, *views).mean()) for name in views[0]}
+    for name in list(found):
+        shifted = [_alike(name, views[0], _rolled(views[1], by)).mean() for by in range(1, mismatches + 1)]
+        found[f"{name}_mismatched"] = float(torch.stack(shifted).mean())
+    return found
+
+
+def _views(maps: Tensor) -> dict[str, Tensor]:
+    flat = maps.flatten(1).double()
+    ranks = torch.from_numpy(scipy.stats.rankdata(flat.abs().numpy(), axis=1))
+    top = torch.zeros_like(flat).scatter_(1, flat.topk(max(1, flat.shape[1] // 10), dim=1).indices, 1.0)
+    return {"cosine": flat, "spearman": ranks - ranks.mean(1, keepdim=True), "overlap": top}
+
+
+def _rolled(views: dict[str, Tensor], by: int) -> dict[str, Tensor]:
+    return {name: values.roll(by, 0) for name, values in views.items()}
+
+
+def _alike(name: str, one: dict[str, Tensor], other: dict[str, Tensor]) -> Tensor:
+    a, b = one[name], other[name]
+    if name == "overlap":
+        both = (a * b).sum(1)
+        return both / (a.sum(1) + b.sum(1) - both)
+    return F.cosine_similarity(a, b, dim=1)
+
+
+def _check(maps: Tensor) -> None:
+    if maps.ndim != 3 or len(maps) == 0:
+        raise ValueError(f"maps must be N×H×W, at least one: found {tuple(maps.shape)}")
+    flat = maps.flatten(1)
+    for what, bad in {"holds a number that is not finite": ~flat.isfinite().all(1),
+                      "is zero everywhere": (flat == 0).all(1)}.items():  # fmt: skip
+        if bool(bad.any()):
+            raise ValueError(f"map {int(bad.nonzero()[0])} {what}: it explains nothing")

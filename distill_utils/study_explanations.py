@@ -1,0 +1,312 @@
+"""Study "explanations": does distillation make a small network easier to explain, or its reasons better?
+
+Every training image carries a corner cue that names its class with probability 0.95. Students are always trained on
+those biased images; a teacher is trained either on them too ("biased") or on images whose cue says nothing
+("clean"). Students: alone, with targets as soft as the teacher's but the same for all wrong classes ("smoothed"),
+distilled, distilled with each image's wrong classes permuted (control: as soft, no likeness of classes), matched to
+the teacher's Grad-CAM ("e2kd") or attention as well, and untrained. What a network relies on is measured first
+without any explainer, by exact counterfactuals; explainers are judged against that before they judge a network.
+
+Declared before the run: the primary endpoints below with their smallest effects of interest, and the gates. A claim
+whose gate fails gets no verdict. Fashion-MNIST has no masks and no cue: there the endpoints that need neither.
+"""
+
+import copy
+import functools
+import math
+
+import scipy.stats
+import torch
+from torch import Tensor, nn
+
+from distill_utils import explain, explanation_metrics, glyphs, localisation, stats, store, studies
+from distill_utils.cued import ALONE, BIASED, CLEAN, DISTILLED, LOOKS, explained, images, model
+from distill_utils.evaluation import compare, score
+from distill_utils.training import logits
+
+CALIBRATION = (CLEAN, 0.5, BIASED, 1.0)  # how often the cue is right where explainers are calibrated
+# The endpoints: what, which difference would matter, is more better? Sensitivity is a ratio, so it is compared as a
+# logarithm: a tenth more or less matters.
+PRIMARY = {
+    "object_mass_ig": (0.05, True), "region_correlation_ig": (0.05, True),
+    "log_sensitivity": (math.log(1.1), False), "conflict_accuracy": (0.02, True),
+}  # fmt: skip
+PRIMARY_WITHOUT_MASKS = {"abpc_ig": (0.05, True), "log_sensitivity": (math.log(1.1), False)}
+EXPLAINERS = {
+    "ig": functools.partial(explain.integrated_gradients, baseline="grey"),
+    "deeplift": functools.partial(explain.deeplift, baseline="grey"),
+    "occlusion": functools.partial(explain.occlusion, baseline="grey"),
+}
+
+
+# Arms
+
+
+def arms(dataset: str) -> list[dict]:
+    """The teachers, the students of each, and students alone at other reliabilities of the cue (calibration)."""
+    with_cue = dataset in LOOKS
+    teachers = ["clean", "biased"] if with_cue else ["clean"]
+    rows = [{"model": "teacher", "kind": name} for name in teachers]
+    rows += [{"method": method} for method in ("untrained", "alone")]
+    rows += [{"method": method, "of": "clean"} for method in ("smoothed", "permuted", "attention")]
+    rows += [{"method": method, "of": name} for name in teachers for method in ("distilled", "e2kd")]
+    rows += [{"method": method, "of": "clean", "matched": True} for method in ("alone", "distilled")]
+    if with_cue:
+        rows += [{"method": "alone", "cue": rho} for rho in CALIBRATION if rho != BIASED]
+    return rows
+
+
+# Measurements
+
+
+def run(arm: dict, seed: int, dataset: str) -> dict:
+    """What one network relies on, by counterfactuals and by explainers, and whether its explanations can be used."""
+    network = model(arm, seed, dataset)
+    test, validation = images(dataset, "test", seed), images(dataset, "validation", seed)
+    shown = explained(test)
+    outputs = logits(network, test.images)
+    metrics = {
+        "test_accuracy": score(outputs, test.labels)["accuracy"],
+        "validation_accuracy": score(logits(network, validation.images), validation.labels)["accuracy"],
+    }
+    teacher = {"model": "teacher", "kind": arm.get("of", "clean")}
+    metrics["agreement"] = compare(outputs, logits(model(teacher, seed, dataset), test.images))["agreement"]
+    maps = _maps(arm, seed, dataset)
+    metrics |= _faithfulness(network, shown, maps) | _validity(network, shown, maps["deeplift"], seed, dataset)
+    for name, found in _maps(teacher, seed, dataset).items():
+        alike = explanation_metrics.agreement(maps[name], found)
+        metrics |= {f"maps_{key}_{name}": alike[key] - alike[f"{key}_mismatched"] for key in ("cosine", "overlap")}
+    if test.masks is not None:
+        metrics |= _reliance(network, outputs, test, seed, dataset) | _localisation(network, shown, maps)
+    return metrics
+
+
+def _maps(arm: dict, seed: int, dataset: str) -> dict[str, Tensor]:
+    """The maps of the explained images for their labels, by explainer; the teachers' are asked for often."""
+    shown = explained(images(dataset, "test", seed))
+    network = model(arm, seed, dataset)
+
+    def make(partial):
+        explainers = EXPLAINERS | {"ig_blurred": explain.integrated_gradients}
+        return {name: f(network, shown.images, shown.labels).maps for name, f in explainers.items()}, {}
+
+    key = {"weights": store.checksum(network.state_dict()), "images": store.checksum({"images": shown.images}),
+           "code": store.code_version("explain", "study_explanations")}  # fmt: skip
+    return store.load_or_make("maps", key, make)[0]
+
+
+def _faithfulness(network, shown, maps) -> dict:
+    infill = explain.grey(shown.images)
+    sensitivity = explanation_metrics.average_sensitivity(
+        EXPLAINERS["deeplift"], network, shown.images, shown.labels, samples=3
+    )
+    found = {
+        "sensitivity": float(sensitivity.mean()),
+        "log_sensitivity": float(sensitivity.log().mean()),
+        "infidelity_ig": explanation_metrics.infidelity(network, shown.images, maps["ig"], shown.labels, infill),
+    }
+    for name in EXPLAINERS:
+        found[f"abpc_{name}"] = explanation_metrics.abpc(network, shown.images, maps[name], shown.labels, infill)
+        found[f"effective_pixels_{name}"] = float(explanation_metrics.effective_pixels(maps[name]).mean())
+    return found
+
+
+def _validity(network, shown, maps, seed, dataset) -> dict:
+    """Completeness, against a flat and another image; the map of a network with random weights; scale and shift."""
+    residuals = [
+        float(explain.deeplift(network, shown.images, shown.labels, baseline).residual.median())
+        for baseline in ("grey", "another image")
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1000)
+        random = copy.deepcopy(network)
+        for module in random.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        disguised = _Disguised(network, shown.images[0].numel()).eval()
+    other = EXPLAINERS["deeplift"](random, shown.images, shown.labels).maps
+    same = EXPLAINERS["deeplift"](disguised, shown.images, shown.labels).maps / 3
+    alike = explanation_metrics.agreement(maps, other)
+    return {
+        "residual": max(residuals),
+        "randomised_cosine": alike["cosine"],
+        "randomised_spearman": alike["spearman"],
+        "invariance_error": float((same - maps).norm() / maps.norm()),
+    }
+
+
+class _Disguised(nn.Module):
+    """The same classifier with three times the logits and a number added to all of them that depends on the image."""
+
+    def __init__(self, network: nn.Module, pixels: int):
+        super().__init__()
+        self.network, self.flat, self.shift = network, nn.Flatten(), nn.Linear(pixels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * self.network(x) + self.shift(self.flat(x))
+
+
+def _reliance(network, outputs, test, seed, dataset) -> dict:
+    """Without any explainer: accuracy with another class's cue and with none, and decisions that the cue changes."""
+    conflict = logits(network, images(dataset, "test", seed, 0.0).images)
+    without = logits(network, glyphs.render(glyphs.without(test.factors, "cue"))[0])
+    own = test.factors["cue"] == test.labels
+    return {
+        "conflict_accuracy": score(conflict, test.labels)["accuracy"],
+        "no_cue_accuracy": score(without, test.labels)["accuracy"],
+        "cue_reliance": float((outputs.argmax(1) != conflict.argmax(1))[own].float().mean()),
+    }
+
+
+def _localisation(network, shown, maps) -> dict:
+    """Relevance on the object minus that of the best trivial map, relevance on the cue, and the correlation with
+    interventions."""
+    regions, effects = explanation_metrics.interventions(network, shown.factors, shown.labels)
+    trivial = localisation.trivial_maps(shown.images).values()
+    best = {
+        measure: max(float(measure(values, shown.masks["object"]).mean()) for values in trivial)
+        for measure in (localisation.relevance_mass, localisation.relevance_rank, localisation.pointing_game)
+    }
+    found = {"trivial_object_mass": best[localisation.relevance_mass]}
+    for name, values in maps.items():
+        for measure, chance in best.items():
+            short = {"relevance_mass": "mass", "relevance_rank": "rank", "pointing_game": "pointing"}
+            mean = float(measure(values, shown.masks["object"]).mean())
+            found[f"object_{short[measure.__name__]}_{name}"] = mean - chance
+        found[f"cue_mass_{name}"] = float(localisation.relevance_mass(values, shown.masks["cue"]).mean())
+        found[f"region_correlation_{name}"] = explanation_metrics.region_correlation(values, regions, effects)
+    object_, cue, distractor = (effects[i] for i in range(3))
+    right = object_.clamp(min=0)
+    found["right_reason"] = float((right / (right + cue.abs() + distractor.abs() + 1e-6)).mean())
+    return found
+
+
+# Gates
+
+
+def gates(runs: list[dict], explainer: str = "ig") -> dict[str, dict]:
+    """What must hold before an explainer may judge networks: gate → {"value", "needs", "passed"}.
+
+    Value is the number that is judged; for the untrained control it is how far its interval lies below those of the
+    clean teacher and its student, which counterfactuals show to read the glyph.
+    """
+    rows = {
+        "complete": (max(run["metrics"]["residual"] for run in runs), "below 0.001", lambda v: v < 1e-3),
+        # By the signed cosine: |x - baseline| is a factor of every map, so ranks of |map| agree for any two networks.
+        "random weights change the map": (
+            abs(_mean(runs, "randomised_cosine", **ALONE)), "below 0.3", lambda v: v < 0.3),
+        "scale and shift of the logits do not matter": (
+            max(run["metrics"]["invariance_error"] for run in runs), "below 0.001", lambda v: v < 1e-3),
+    }  # fmt: skip
+    if "cue_reliance" in runs[0]["metrics"]:
+        rows["trivial maps do not find the object"] = (
+            _mean(runs, "trivial_object_mass", **ALONE), "at most 0.03", lambda v: v <= 0.03)  # fmt: skip
+        rows["cue mass follows the known reliance"] = (
+            known_reliance(runs, explainer), "at least 0.8", lambda v: v >= 0.8)  # fmt: skip
+    for metric in ("object_mass", "region_correlation", "abpc"):
+        if f"{metric}_{explainer}" in runs[0]["metrics"]:
+            rows[f"untrained networks score lower in {metric}"] = (
+                _distance(runs, f"{metric}_{explainer}"), "above 0", lambda v: v > 0)  # fmt: skip
+    return {name: {"value": value, "needs": needs, "passed": test(value)}
+            for name, (value, needs, test) in rows.items()}  # fmt: skip
+
+
+def known_reliance(runs: list[dict], explainer: str) -> float:
+    """Spearman's correlation, over students alone trained at all reliabilities of the cue, of the relevance on the
+    cue with the share of decisions that the cue changes."""
+    chosen = [run["metrics"] for run in runs if run["arm"].get("method") == "alone" and not run["arm"].get("matched")]
+    pairs = [(metrics[f"cue_mass_{explainer}"], metrics["cue_reliance"]) for metrics in chosen]
+    return float(scipy.stats.spearmanr(pairs).statistic)
+
+
+def _select(runs: list[dict], metric: str, **arm) -> list[float]:
+    """studies.select, where a setting that is not named must be absent."""
+    whole = {"model": None, "matched": None, "cue": None, "of": None} | arm
+    return studies.select(runs, metric, **whole)
+
+
+def _mean(runs, metric, **arm) -> float:
+    values = _select(runs, metric, **arm)
+    return sum(values) / len(values)
+
+
+def _distance(runs, metric) -> float:
+    _, _, highest, _ = stats.t_interval(_select(runs, metric, method="untrained"))
+    readers = ({"model": "teacher", "kind": "clean"}, DISTILLED)
+    return min(stats.t_interval(_select(runs, metric, **arm)).low for arm in readers) - highest
+
+
+def _gate(metric: str, treated: dict, control: dict):
+    """The reason why a metric may not judge these two arms, or ""."""
+    name, _, explainer = metric.rpartition("_")
+    needed = ["complete", "random weights change the map", "scale and shift of the logits do not matter"]
+    if name in ("object_mass", "region_correlation"):
+        needed.append("cue mass follows the known reliance")
+    if name in ("object_mass", "region_correlation", "abpc"):
+        needed.append(f"untrained networks score lower in {name}")
+    if name == "object_mass":
+        needed.append("trivial maps do not find the object")
+
+    def gate(runs):
+        if metric == "conflict_accuracy":
+            return ""  # no explainer is asked
+        found = gates(runs, explainer if explainer in EXPLAINERS else "ig")
+        failed = [gate for gate in needed if not found[gate]["passed"]]
+        if not failed and explainer in EXPLAINERS:
+            signs = [
+                _mean(runs, f"{name}_{e}", **treated) > _mean(runs, f"{name}_{e}", **control) for e in EXPLAINERS
+            ]
+            if signs[0] != (sum(signs) >= 2):
+                failed = ["two of three explainers agree"]
+        return f"gate failed ({'; '.join(failed)})" if failed else ""
+
+    return gate
+
+
+# Claims
+
+
+def claims(dataset: str) -> list[studies.Claim]:
+    """Primary: distilled against alone and e2kd against distilled, from a clean teacher. The rest is exploratory."""
+    with_cue = dataset in LOOKS
+    e2kd = {"method": "e2kd", "of": "clean"}
+    primary = PRIMARY if with_cue else PRIMARY_WITHOUT_MASKS
+    rows = [
+        _claim(f"primary: {what}", metric, treated, control, *rule)
+        for what, treated, control in (
+            ("distilled against alone", DISTILLED, ALONE),
+            ("e2kd against distilled", e2kd, DISTILLED),
+        )
+        for metric, rule in primary.items()
+    ]
+    exploratory = [("e2kd against distilled, maps like the teacher's", "maps_cosine_ig", e2kd, DISTILLED, 0.05)]
+    if with_cue:
+        clean, biased = ({"method": "distilled", "of": name} for name in ("clean", "biased"))
+        matched = [{**arm, "of": "clean", "matched": True} for arm in (DISTILLED, ALONE)]
+        conflict, region = "conflict_accuracy", "region_correlation_ig"
+        exploratory += [
+            ("distilled from a biased teacher against alone", conflict, biased, ALONE, 0.02),
+            ("e2kd against distilled, biased teacher", conflict, {"method": "e2kd", "of": "biased"}, biased, 0.02),
+            ("distilled against permuted targets", conflict, clean, {"method": "permuted", "of": "clean"}, 0.02),
+            ("distilled against smoothed labels", conflict, clean, {"method": "smoothed", "of": "clean"}, 0.02),
+            ("attention matched against distilled", conflict, {"method": "attention", "of": "clean"}, clean, 0.02),
+            ("distilled against alone, at equal accuracy", region, *matched, 0.05),
+        ]
+    return rows + [_claim(f"exploratory: {what}", *rest) for what, *rest in exploratory]
+
+
+def _claim(name, metric, treated, control, smallest, higher_is_better=True) -> studies.Claim:
+    def of(arm):
+        return lambda runs: _select(runs, metric, **arm)
+
+    return studies.Claim(name, metric, of(treated), of(control), smallest, higher_is_better,
+                         _gate(metric, treated, control))  # fmt: skip
+
+
+STUDY = studies.Study(
+    "explanations", arms, run, claims,
+    code=("counter", "glyphs", "data", "augment", "models", "losses", "training", "recipes", "cued", "explain",
+          "explanation_distillation", "deeplift_support", "localisation", "explanation_metrics",
+          "study_explanations"),
+    datasets=(*LOOKS, "fashion_mnist"),
+)  # fmt: skip
