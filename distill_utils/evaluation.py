@@ -7,9 +7,11 @@ network say little; calibration is torchmetrics' expected calibration error with
 import statistics
 import time
 
+import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -111,3 +113,29 @@ def _latency(model: nn.Module, images: Tensor, size: int, repeats: int) -> float
         model(batch)
         times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times[3:])  # the first few pay for warming up
+
+
+def soft_confusions(outputs: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """The mean softened prediction per true class, C×C with rows of sum 1: what a confident teacher finds alike even
+    where it is always right. Raises ValueError where a class has no image."""
+    count = torch.bincount(labels, minlength=outputs.shape[1])
+    if int(count.min()) == 0:
+        raise ValueError(f"class {int(count.argmin())} has no image, so nothing is known of what it looks like")
+    sums = outputs.new_zeros(len(count), len(count)).index_add(0, labels, (outputs / temperature).softmax(1))
+    return sums / count[:, None]
+
+
+def look_alikes(confusions: Tensor, groups: int) -> Tensor:
+    """Group the classes that are mistaken for one another, LongTensor C, numbered by their first class.
+
+    confusions: C×C, larger is more alike, such as counts or soft_confusions; only relations between different
+    classes count, in both directions. Average linkage on the log of the mean of both directions, cut into `groups`.
+    """
+    if not 1 <= groups <= len(confusions):
+        raise ValueError(f"{len(confusions)} classes make 1 to {len(confusions)} groups, found {groups}")
+    both = (confusions + confusions.T).double().numpy()
+    distance = -np.log(both + 1e-3 * both[both > 0].min())
+    tree = linkage(distance[np.triu_indices(len(both), 1)] - distance.min(), "average")
+    found = fcluster(tree, groups, "maxclust")
+    _, first, place = np.unique(found, return_index=True, return_inverse=True)
+    return torch.from_numpy(first.argsort().argsort()[place])

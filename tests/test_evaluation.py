@@ -157,3 +157,25 @@ def test_measuring_cost_changes_nothing(training):
     evaluation.cost(model, torch.rand(2, 1, 9, 8), repeats=1)
     assert model.training == training
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+
+
+def test_classes_that_are_mistaken_for_one_another_are_grouped():
+    confusions = torch.tensor([
+        [9, 0, 5, 0, 0], [0, 8, 0, 1, 3], [2, 0, 7, 1, 0], [0, 0, 1, 9, 0], [1, 4, 0, 0, 5],
+    ])  # fmt: skip
+    assert evaluation.look_alikes(confusions, 3).tolist() == [0, 1, 0, 2, 1]
+    assert evaluation.look_alikes(confusions, 5).tolist() == [0, 1, 2, 3, 4]
+    assert evaluation.look_alikes(confusions, 1).tolist() == [0] * 5
+    order = torch.tensor([3, 0, 4, 2, 1])
+    assert evaluation.look_alikes(confusions[order][:, order], 3).tolist() == [0, 1, 2, 1, 2]
+    with pytest.raises(ValueError, match="5 classes make 1 to 5 groups, found 6"):
+        evaluation.look_alikes(confusions, 6)
+
+
+def test_soft_confusions_are_the_mean_softened_rows_of_a_class():
+    outputs = 2 * PROBABILITIES.log()
+    table = evaluation.soft_confusions(outputs, LABELS, 2.0)
+    assert torch.allclose(table[0], (PROBABILITIES[0] + PROBABILITIES[4]) / 2)
+    assert torch.allclose(table.sum(1), torch.ones(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="class 2 has no image"):
+        evaluation.soft_confusions(outputs[:2], LABELS[:2], 2.0)

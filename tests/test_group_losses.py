@@ -1,0 +1,171 @@
+"""Losses of published techniques on logits: golden values, the exact group identity, their special cases."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_losses import AT_4, Z_S, Z_T, Y, close
+
+from distill_utils.losses import (
+    dist_loss,
+    dkd_loss,
+    group_kd_loss,
+    group_kd_parts,
+    logit_standardised_loss,
+    partition,
+    primary_groups,
+    soft_target_loss,
+    target_groups,
+)  # fmt: skip
+
+PAIRS = torch.tensor([0, 0, 1, 1])
+
+
+@pytest.fixture
+def logits():
+    """Logits of a student and of its teacher, 5×7, and a grouping of the classes for each image."""
+    groups = torch.randint(0, 3, (5, 7))
+    return torch.randn(5, 7, dtype=torch.float64), 3 * torch.randn(5, 7, dtype=torch.float64), groups
+
+
+def test_two_pairs_have_their_golden_values():
+    between, within = group_kd_parts(Z_S, Z_T, PAIRS, 4)
+    close(between, 0.37114436842764)
+    close(within[0], 0.18248019463806)
+    close(within[1], 0.09512448445058)
+    close(between + within.sum(), AT_4)
+    close(group_kd_loss(Z_S, Z_T, PAIRS, 4, decoupled=True), 0.86302468022653)
+
+
+def test_the_target_against_the_rest_is_decoupled_distillation():
+    between, within = group_kd_parts(Z_S, Z_T, target_groups(Y, 4), 4, decoupled=True)
+    close(between, 0.38616640856911)
+    assert within[0] == 0
+    close(within[1], 0.46645996852787)
+    close(dkd_loss(Z_S, Z_T, Y, 4), 4.11784615679207)
+    close(dkd_loss(Z_S, Z_T, Y, 4, alpha=0, beta=1), 0.46645996852787)
+
+
+def test_per_image_distillation_is_tckd_plus_nckd_weighted_by_the_rest():
+    for i, golden in enumerate((0.79350527, 0.59246289, 0.56027898)):
+        row = slice(i, i + 1)
+        between, within = group_kd_parts(Z_S[row], Z_T[row], target_groups(Y[row], 4), 4, decoupled=True)
+        rest = 1 - (Z_T[i] / 4).softmax(0)[Y[i]]
+        close(between + rest * within[1], golden, atol=5e-9)
+        close(between + rest * within[1], float(soft_target_loss(Z_S[row], Z_T[row], 4)), atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("mass", "binary", "primary", "secondary"),
+    [(0.8, 0.24175072972159, 0.40699831779469, 0), (0.6, 0.42085049659667, 0.19319657550445, 0.03470197541516)],
+)
+def test_grouped_kd_has_its_golden_values(mass, binary, primary, secondary):
+    between, within = group_kd_parts(Z_S, Z_T, primary_groups(Z_T, 4, mass), 4)
+    close(between, binary)
+    close(within[0], primary)
+    close(within[1], secondary)
+    kept = group_kd_loss(Z_S, Z_T, primary_groups(Z_T, 4, mass), 4, within=torch.tensor([1.0, 0.0]))
+    close(kept, binary + primary)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_any_grouping_adds_up_to_the_soft_target_loss(temperature, logits):
+    student, teacher, groups = logits
+    whole = float(soft_target_loss(student, teacher, temperature))
+    for choice in (groups, groups[0], torch.zeros(7, dtype=torch.long), torch.arange(7), groups * 5):
+        close(group_kd_loss(student, teacher, choice, temperature), whole, atol=1e-12)
+
+
+def test_one_group_leaves_nothing_between_and_one_class_a_group_nothing_within(logits):
+    student, teacher, _ = logits
+    between, within = group_kd_parts(student, teacher, torch.zeros(7, dtype=torch.long), 2.0)
+    close(between, 0, atol=1e-14)
+    close(within[0], float(soft_target_loss(student, teacher, 2.0)))
+    assert group_kd_parts(student, teacher, torch.arange(7), 2.0)[1].abs().max() == 0
+
+
+def test_the_parts_equal_a_double_loop_in_numpy(logits):
+    student, teacher, groups = logits
+    between, within = 0.0, np.zeros(3)
+    for z_s, z_t, group in zip(student.numpy(), teacher.numpy(), groups.numpy(), strict=True):
+        q, p = (np.exp(z / 3) / np.exp(z / 3).sum() for z in (z_s, z_t))
+        for g in range(3):
+            i = np.flatnonzero(group == g)
+            if len(i) == 0:
+                continue
+            between += p[i].sum() * math.log(p[i].sum() / q[i].sum())
+            a, b = p[i] / p[i].sum(), q[i] / q[i].sum()
+            within[g] += (a * np.log(a / b)).sum()
+    outer, inner = group_kd_parts(student, teacher, groups, 3.0, decoupled=True)
+    close(outer, 9 * between / 5)
+    assert inner.numpy() == pytest.approx(9 * within / 5)
+
+
+def test_the_gradient_of_the_sum_is_that_of_the_soft_target_loss_and_none_reaches_the_teacher(logits):
+    student, teacher, groups = logits
+    gradients = []
+    for loss in (lambda s, t: group_kd_loss(s, t, groups, 4.0), lambda s, t: soft_target_loss(s, t, 4.0)):
+        s, t = student.clone().requires_grad_(), teacher.clone().requires_grad_()
+        loss(s, t).backward()
+        assert t.grad is None
+        gradients.append(s.grad)
+    torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)
+
+
+def test_masses_that_underflow_give_finite_losses_and_gradients():
+    student = torch.tensor([[1e4, -1e4, 0.0, 3.0]], requires_grad=True)
+    loss = group_kd_loss(student, student.detach().flip(1), PAIRS, 1.0, decoupled=True)
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad.isfinite().all()
+
+
+def test_logit_standardisation_ignores_scale_and_shift():
+    close(logit_standardised_loss(Z_S, Z_T, 2), 0.03778265924800)
+    close(logit_standardised_loss(3 * Z_S + 1, Z_T, 2), 0.03778265924800, atol=1e-8)
+    assert logit_standardised_loss(3 * Z_S + 1, Z_T, 2) != logit_standardised_loss(Z_S, Z_T, 2)
+    close(logit_standardised_loss(5 * Z_T - 2, Z_T, 2), 0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("tau", "inter", "intra"),
+    [(1, 0.02916953356057, 0.27229282566419), (4, 0.04868508428316, 0.06941577243440)],
+)
+def test_dist_has_its_golden_values(tau, inter, intra):
+    close(dist_loss(Z_S, Z_T, tau, intra=0) / tau**2, inter)
+    close(dist_loss(Z_S, Z_T, tau, inter=0) / tau**2, intra)
+    close(dist_loss(Z_S, Z_T, tau, inter=2, intra=3) / tau**2, 2 * inter + 3 * intra)
+
+
+def test_primary_classes_are_the_fewest_that_hold_the_mass():
+    teacher = torch.tensor([[0.1, 0.5, 0.4], [0.25, 0.25, 0.5]], dtype=torch.float64).log()
+    assert primary_groups(teacher, 1.0, 0.45).tolist() == [[1, 0, 1], [1, 1, 0]]
+    assert primary_groups(teacher, 1.0, 0.7).tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert primary_groups(teacher, 1.0, 0.95).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_a_partition_numbers_its_groups():
+    assert partition([[2, 0], [1], [4, 3]], 5).tolist() == [0, 1, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: partition([[0, 1], [1, 2]], 3), "partition of the classes 0 to 2: 1 are in more than one group"),
+        (lambda: partition([[0], [2]], 4), "1, 3 are without a group"),
+        (lambda: partition([[0, 1, 2, 5]], 3), "5 are no classes"),
+        (lambda: group_kd_loss(Z_S, Z_T, torch.tensor([0, -1, 1, 1]), 4), "class 1 has no group"),
+        (lambda: group_kd_loss(Z_S, Z_T, torch.tensor([0, 1, 1]), 4), r"shape \(4,\) or \(3, 4\): found .* \(3,\)"),
+        (lambda: group_kd_loss(Z_S, Z_T, PAIRS.float(), 4), "must be a LongTensor .* found torch.float32"),
+        (lambda: group_kd_loss(Z_S, Z_T[:, :3], PAIRS, 4), r"one shape N×C: found \(3, 4\) and \(3, 3\)"),
+        (lambda: group_kd_loss(Z_S, Z_T, PAIRS, 0), "temperature must be a finite number above 0, found 0"),
+        (lambda: dkd_loss(Z_S, Z_T, Y - 1, 4), "label -1 is no class"),
+        (lambda: primary_groups(Z_T, 4, 1.0), r"in \(0, 1\), found 1.0"),
+        (lambda: dist_loss(Z_S, Z_T[:1], 4), "one shape N×C"),
+        (lambda: logit_standardised_loss(Z_S, Z_T, math.nan), "found nan"),
+    ],
+)
+def test_a_bad_input_is_told_what_was_found_and_what_is_accepted(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
