@@ -8,6 +8,7 @@ take 1/P of the time. Also the memory of a cached run: data + cache + torch itse
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -29,7 +30,7 @@ from distill_utils.data import ImageSet  # noqa: E402
 from distill_utils.progress import bar  # noqa: E402
 from distill_utils.training import Schedule  # noqa: E402
 
-BATCH, STEPS, ROUNDS = 128, 40, 5
+BATCH, STEPS, ROUNDS = 128, 40, 3
 
 
 def hard(model, batch):
@@ -157,8 +158,11 @@ def worker_memory(count=30_000, views=8) -> None:
 
 
 def _peak_mb() -> float:
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    """The most memory that this process has held; getrusage would count what its parent held before it."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _environment() -> dict:
