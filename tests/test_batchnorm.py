@@ -56,8 +56,9 @@ def test_images_of_the_recorded_statistics_have_no_statistics_loss(trained, imag
 def test_the_statistics_loss_of_one_layer_has_its_hand_value():
     norm = nn.Sequential(nn.BatchNorm2d(2)).eval()
     norm[0].running_mean.copy_(torch.tensor([1.0, 0.0]))
+    norm[0].running_var.copy_(torch.tensor([4.0, 5.0]))
     images = torch.tensor([0.0, 2.0])[:, None, None, None].expand(2, 2, 1, 1)  # mean 1, variance 1 in both channels
-    close(batchnorm.statistics_loss(norm, images)[1], 1.0, atol=1e-6)  # ‖(0, 1)‖ + ‖(0, 0)‖
+    close(batchnorm.statistics_loss(norm, images)[1], 6.0, atol=1e-6)  # ‖(0, 1)‖ + ‖(3, 4)‖, not their squares
 
 
 @pytest.fixture
