@@ -3,7 +3,6 @@
 A table stands between <!-- NAME:begin --> and <!-- NAME:end -->; TABLES says what makes it. A test compares.
 """
 
-import json
 import re
 
 from distill_utils import series, settings, store
@@ -51,7 +50,7 @@ def filled(text: str) -> str:
 
 def _notebooks() -> str:
     path = settings.results_folder() / "timings.json"
-    timings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    timings = store.read_json(path) if path.exists() else {}
     lines = ["| notebook | what it asks | minutes | memory |", "| :-- | :-- | --: | --: |"]
     paths, measured = sorted(series.NOTEBOOKS.glob("*.ipynb")), []
     for path in paths:
@@ -68,7 +67,7 @@ def _notebooks() -> str:
 
 def _opening(path) -> tuple[str, str]:
     """Title and first paragraph of a notebook."""
-    source = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]).replace("|", "\\|")
+    source = "".join(store.read_json(path)["cells"][0]["source"]).replace("|", "\\|")
     title, *paragraphs = re.split(r"\n\s*\n", source.strip())
     title = re.sub(r"^#\s+(?:\d+\.?\s+)?", "", title)
     return title, " ".join(paragraphs[0].split()) if paragraphs else ""
@@ -101,7 +100,7 @@ def _results() -> str:
     """One line for every claim of every study in results/; what else lies there has no verdicts."""
     lines = ["| study | claim | difference, 95 % interval | verdict | seeds |", "| :-- | :-- | --: | :-- | --: |"]
     for path in sorted(settings.results_folder().glob("*-*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = store.read_json(path)
         for row in found.get("verdicts", []):
             study = f"{found['study']}, {found['dataset']}"
             lines.append(f"| {study} | {row['claim']} | {_difference(row)} | {row['verdict']} | {row['n']} |")
@@ -126,7 +125,7 @@ def _difference(row: dict) -> str:
 def _speed() -> str:
     """What benchmarks/kd_step.py measured last: its ratios, and the images per CPU-second that they are made of."""
     path = settings.results_folder() / "benchmark-kd_step.json"
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = store.read_json(path)
     speed = found["images_per_cpu_second"]
     lines = [f"On one thread of {found['processor']}, torch {found['versions']['torch']}:", "",
              "| images per CPU-second | against | ratio (range) | asked |", "| :-- | :-- | --: | --: |"]  # fmt: skip

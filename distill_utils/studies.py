@@ -107,7 +107,7 @@ def results(name: str, dataset: str) -> dict:
         raise ValueError(
             f"no results of {name} on {dataset}: python -m distill_utils study {name} --dataset {dataset}"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return store.read_json(path)
 
 
 def select(runs: list[dict], metric: str, **arm) -> list[float]:
@@ -126,7 +126,7 @@ def find(name: str) -> Study:
 def _refuse_others(path: Path, settings_now: dict, replace: bool) -> None:
     if replace or not path.exists():
         return
-    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    before = store.read_json(path)["settings"]
     changed = [name for name in settings_now if before.get(name) != settings_now[name]]
     if changed:
         raise ValueError(

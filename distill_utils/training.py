@@ -181,6 +181,13 @@ class _Run:
         if processes > 1:
             dist.all_reduce(totals)
         means = dict(zip(self.sums, (totals / (self.count * processes)).tolist(), strict=True))
+        self.refuse_ruin(step, means)
+        self.history["step"].append(step)
+        for name, value in means.items():
+            self.history.setdefault(name, []).append(value)
+        self.sums, self.count = {}, 0
+
+    def refuse_ruin(self, step: int, means: dict[str, float]) -> None:
         ruined = not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
         if ruined or not all(math.isfinite(value) for value in means.values()):
             kept = f"; the last good checkpoint is kept at {self.path}" if self.path and self.path.exists() else ""
@@ -190,14 +197,12 @@ class _Run:
                 f"{what} is no finite number between steps {step - self.count + 1} and {step} ({values}): "
                 f"try a lower learning rate than {self.key['schedule']['lr']:g}{kept}"
             )
-        self.history["step"].append(step)
-        for name, value in means.items():
-            self.history.setdefault(name, []).append(value)
-        self.sums, self.count = {}, 0
 
     def save(self, step: int) -> None:
         if self.path is None:
             return
+        # Also between two reports, or a ruined state would replace the last good one.
+        self.refuse_ruin(step, {name: float(value) / self.count for name, value in self.sums.items()})
         rank, processes = _place()
         states = [_generator_state(self.device)]
         if processes > 1:

@@ -313,6 +313,20 @@ def test_bf16_is_used_inside_the_model_and_nowhere_else(train, tiny_model, tiny_
 # A loss that is no number
 
 
+def test_a_checkpoint_between_two_reports_never_holds_a_ruined_state(train, tiny_model, tmp_path):
+    path = tmp_path / "checkpoint"
+
+    def loss(model, batch):
+        total, parts = alone(model, batch)
+        return total * (float("nan") if round(batch.done * 60) == 31 else 1), parts
+
+    with pytest.raises(TrainingDiverged, match=f"kept at {path}"):
+        train(tiny_model(), loss, LONG, checkpoint=path, checkpoint_every=1)  # reports come after steps 30 and 33
+    tensors, record = store.load(path)
+    assert record["step"] == 31
+    assert all(values.isfinite().all() for name, values in tensors.items() if name.startswith("model."))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_diverged_run_says_where_and_keeps_the_last_good_checkpoint(bad, train, tiny_model, tmp_path):
     path = tmp_path / "checkpoint"
