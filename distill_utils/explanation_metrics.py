@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_utils import glyphs
-from distill_utils.explain import centred
+from distill_utils.explain import centred, with_features
 from distill_utils.training import logits
 
 PARTS = ("object", "cue", "distractor")
@@ -182,6 +182,38 @@ def agreement(maps: Tensor, others: Tensor, *, mismatches: int = 5) -> dict[str,
         shifted = [_alike(name, views[0], _rolled(views[1], by)).mean() for by in range(1, mismatches + 1)]
         found[f"{name}_mismatched"] = float(torch.stack(shifted).mean())
     return found
+
+
+# What single units see
+
+
+def dissection(model: nn.Module, images: Tensor, masks: Tensor, *, layer: str = "features.9", share: float = 0.02,
+               turned: int | None = None) -> Tensor:  # fmt: skip
+    """Network dissection (Bau et al. 2017): how well each unit of a layer marks each concept, IoU of U×K, in [0, 1].
+
+    masks: bool K×N×H×W, one concept a row; share: a unit marks its highest activations, this share of all places of
+    all images, brought to the size of the images by bilinear interpolation. Intersection and union are summed over
+    images before they are divided: the mean over images would let a unit choose the images that suit it. turned:
+    the seed of a rotation of the layer's units, the control that leaves everything that the network knows and takes
+    away only that single units know it. A unit that is as high in more places than its share marks none. Raises
+    ValueError for an empty concept.
+    """
+    if not bool(masks.flatten(1).any(1).all()):
+        raise ValueError("a concept has no pixel in any image: no unit can mark it")
+    with torch.no_grad():
+        parts = [with_features(model, images[rows], layer)[0] for rows in torch.arange(len(images)).split(500)]
+    units = torch.cat(parts)
+    if turned is not None:
+        random = torch.randn(units.shape[1], units.shape[1], generator=torch.Generator().manual_seed(turned))
+        units = torch.einsum("uv,nvhw->nuhw", torch.linalg.qr(random).Q, units)
+    concepts, found = masks.flatten(1), []
+    for unit in range(units.shape[1]):
+        seen = F.interpolate(units[:, unit : unit + 1], images.shape[2:], mode="bilinear", align_corners=False)
+        seen = seen.flatten()
+        marks = seen > seen.kthvalue(len(seen) - round(share * len(seen))).values
+        both = (marks & concepts).sum(1)
+        found.append(both / (marks.sum() + concepts.sum(1) - both))
+    return torch.stack(found)
 
 
 def _views(maps: Tensor) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from distill_utils.explanation_metrics import (
     abpc,
     agreement,
     average_sensitivity,
+    dissection,
     effective_pixels,
     entropy,
     infidelity,
@@ -221,3 +222,56 @@ def test_sets_that_do_not_fit_are_refused(factors):
         interventions(nn.Flatten(), glyphs.without(factors, "cue"), torch.zeros(40, dtype=torch.long))
     with pytest.raises(ValueError, match="maps must be N×H×W"):
         entropy(torch.rand(3, 4))
+
+
+# Single units
+
+
+class Units(nn.Module):
+    """Channels that show what they are given: dissection of a layer without a network in front."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Identity(), nn.Flatten()
+
+    def forward(self, x):
+        return self.head(self.layer(x))
+
+
+def test_a_unit_marks_a_concept_as_its_intersection_over_union_says():
+    concept = torch.zeros(1, 4, 8, 8, dtype=torch.bool)
+    concept[:, :, :2] = True  # a quarter of all places
+    units = torch.stack([concept[0].float(), (~concept[0]).float(), torch.rand(4, 8, 8)], 1)
+    units += 1e-3 * torch.rand(units.shape)
+    exact = dissection(Units().eval(), units, concept, layer="layer", share=0.25)
+    assert exact.shape == (3, 1)
+    assert exact[0] == 1
+    assert exact[1] == 0
+    wide = dissection(Units().eval(), units, concept, layer="layer", share=0.5)
+    assert wide[0].item() == pytest.approx(0.5)
+
+
+def test_intersection_and_union_are_summed_over_images_before_they_are_divided():
+    concept = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    concept[0, 0, :4], concept[0, 1, :1] = True, True
+    units = torch.zeros(2, 1, 8, 8)
+    units[0, 0, :2], units[1, 0, :2] = 1 + torch.rand(2, 8), 1 + torch.rand(2, 8)
+    found = dissection(Units().eval(), units, concept, layer="layer", share=0.25)
+    assert found.item() == pytest.approx((16 + 8) / (32 + 8 + 32 - 16 - 8))
+
+
+def test_a_rotation_takes_from_single_units_what_they_mark():
+    torch.manual_seed(1)
+    concept = torch.rand(1, 40, 8, 8) < 0.1
+    units = torch.rand(40, 16, 8, 8)
+    units[:, 0] += concept[0]
+    own, turned = (dissection(Units().eval(), units, concept, layer="layer", share=0.1, turned=seed)
+                   for seed in (None, 0))  # fmt: skip
+    assert own.max() > 0.8
+    assert turned.max() < 0.6
+    assert not torch.equal(turned, dissection(Units().eval(), units, concept, layer="layer", share=0.1, turned=1))
+
+
+def test_a_concept_without_a_pixel_is_named():
+    with pytest.raises(ValueError, match="a concept has no pixel"):
+        dissection(Units().eval(), torch.rand(2, 1, 8, 8), torch.zeros(1, 2, 8, 8, dtype=torch.bool), layer="layer")

@@ -102,7 +102,8 @@ def runs(seeds=6, **changes):
             good = {"untrained": 0.0, "alone": 0.3}.get(method, 0.5) + jitter
             metrics = {
                 "residual": 1e-6, "randomised_cosine": 0.1, "invariance_error": 1e-5, "trivial_object_mass": 0.01,
-                "cue_reliance": cue + jitter, "conflict_accuracy": good, "log_sensitivity": -good,
+                "cue_reliance": cue + jitter, "conflict_accuracy": good, "log_sensitivity": -good, "unit_iou": good,
+                "unit_iou_turned": 0.1,
             }  # fmt: skip
             for name in study.EXPLAINERS:
                 metrics |= {f"cue_mass_{name}": cue / 2 + jitter, f"object_mass_{name}": good,
@@ -145,6 +146,16 @@ def test_an_untrained_network_as_good_as_a_trained_one_withholds_the_verdict():
         if run["arm"].get("method") == "untrained":
             run["metrics"]["region_correlation_ig"] = 0.45 + 0.02 * run["seed"]
     assert "untrained networks score lower in region_correlation" in verdicts(made)["region_correlation_ig"]
+
+
+@pytest.mark.parametrize(("metric", "value", "gate"), [
+    ("unit_iou_turned", 0.6, "units turned at random score lower"),
+    ("unit_iou", 0.5, "untrained networks score lower in unit_iou"),
+])  # fmt: skip
+def test_what_single_units_mark_gets_a_verdict_only_against_both_controls(metric, value, gate):
+    claim = next(claim for claim in study.claims("glyphs") if claim.metric == "unit_iou")
+    assert studies._verdicts([claim], runs())[0]["verdict"] == "improves"
+    assert gate in studies._verdicts([claim], runs(**{metric: value}))[0]["verdict"]
 
 
 def test_a_finding_of_one_explainer_alone_gets_no_verdict():
