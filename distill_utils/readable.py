@@ -67,7 +67,7 @@ class HardTree(nn.Module):
         return found
 
 
-def harden(tree: SoftDecisionTree, images: Tensor, *, least: float = 0.002, cut: float = 0.05) -> HardTree:
+def harden(tree: SoftDecisionTree, images: Tensor, *, least: float = 0.0002, cut: float = 0.02) -> HardTree:
     """The soft tree with yes or no at every gate, without what nobody needs.
 
     images: what decides which leaves are in use, such as the training images; least: a leaf that fewer than this

@@ -155,8 +155,8 @@ def on_soft_targets(tree: SoftDecisionTree, batch, *, temperature: float = 1.0, 
     return grow(tree, batch, (batch.teacher_logits / temperature).softmax(1), **options)
 
 
-def grow(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=bigot_loss, balance: float = 0.01,
-         final_inverse_temperature: float = 2.0, sparsity: float = 0.0, smoothness: float = 0.0):  # fmt: skip
+def grow(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=bigot_loss, balance: float = 0.03,
+         final_inverse_temperature: float = 3.0, sparsity: float = 0.0, smoothness: float = 0.0):  # fmt: skip
     """The loss of a tree on a batch with targets N×C, and its parts.
 
     loss: bigot_loss or mixture_loss; balance: weight of balance_penalty (Frosst and Hinton: 0.1; smaller here, since
