@@ -150,8 +150,8 @@ def _loss(arm: dict, seed: int, dataset: str, train: ImageSet):
     if arm["method"] == "permuted":
         targets = permuted(targets, seed)
     if arm["method"] in ("e2kd", "attention"):
-        # Grad-CAM at the last features, as published; attention where the maps are finer.
-        options = {"kind": "attention", "layer": "features.9"} if arm["method"] == "attention" else {}
+        # Grad-CAM at the last features, as published; attention where maps are finer and every place is read.
+        options = {"kind": "attention", "layer": "features.6"} if arm["method"] == "attention" else {}
         maps = explanation_distillation.record_maps(teacher, train.images, targets.argmax(1), **options)
         loss = functools.partial(explanation_distillation.explanation_distillation, teacher_maps=maps,
                                  temperature=TEMPERATURE, weight=MATCH_WEIGHT, **options)  # fmt: skip

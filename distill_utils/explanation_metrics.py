@@ -187,7 +187,7 @@ def agreement(maps: Tensor, others: Tensor, *, mismatches: int = 5) -> dict[str,
 # What single units see
 
 
-def dissection(model: nn.Module, images: Tensor, masks: Tensor, *, layer: str = "features.9", share: float = 0.02,
+def dissection(model: nn.Module, images: Tensor, masks: Tensor, *, layer: str = "features.5", share: float = 0.02,
                turned: int | None = None) -> Tensor:  # fmt: skip
     """Network dissection (Bau et al. 2017): how well each unit of a layer marks each concept, IoU of U×K, in [0, 1].
 

@@ -187,11 +187,11 @@ def _localisation(network, shown, maps) -> dict:
 
 
 def _units(network, test) -> dict:
-    """Network dissection of the second block, the last whose every place is read: how well its units mark the object,
-    mean over units; and the same after a rotation of the units."""
+    """Network dissection of the second block (its maps are 14×14, those after it too coarse for strokes): how well
+    its units mark the object, mean over units; and the same after a rotation of the units."""
     seen = test.subset(torch.arange(min(500, len(test))))
     arguments = network, seen.images, seen.masks["object"][None]
-    units = {name: explanation_metrics.dissection(*arguments, layer="features.5", turned=turned)
+    units = {name: explanation_metrics.dissection(*arguments, turned=turned)
              for name, turned in (("unit_iou", None), ("unit_iou_turned", 0))}  # fmt: skip
     return {name: float(iou.mean()) for name, iou in units.items()}
 
