@@ -4,6 +4,7 @@ A table stands between <!-- NAME:begin --> and <!-- NAME:end -->; TABLES says wh
 """
 
 import re
+from collections import Counter
 
 from distill_utils import series, settings, store
 
@@ -97,14 +98,21 @@ def _link(stem: str) -> str:
 
 
 def _results() -> str:
-    """One line for every claim of every study in results/; what else lies there has no verdicts."""
-    lines = ["| study | claim | difference, 95 % interval | verdict | seeds |", "| :-- | :-- | --: | :-- | --: |"]
+    """The verdicts of every study in results/, counted, and below them one line for every claim."""
+    counts = ["| study | dataset | seeds | runs | its claims, by verdict |", "| :-- | :-- | --: | --: | :-- |"]
+    claims = ["| study | claim | difference, 95 % interval | verdict | seeds |", "| :-- | :-- | --: | :-- | --: |"]
     for path in sorted(settings.results_folder().glob("*-*.json")):
         found = store.read_json(path)
-        for row in found.get("verdicts", []):
+        if "verdicts" not in found:
+            continue  # what else lies there
+        words = Counter(row["verdict"].partition(":")[0] for row in found["verdicts"])
+        counted = ", ".join(f"{number} × {word}" for word, number in sorted(words.items()))
+        seeds, runs = found["settings"]["seeds"], len(found["runs"])
+        counts.append(f"| {found['study']} | {found['dataset']} | {seeds} | {runs} | {counted} |")
+        for row in found["verdicts"]:
             study = f"{found['study']}, {found['dataset']}"
-            lines.append(f"| {study} | {row['claim']} | {_difference(row)} | {row['verdict']} | {row['n']} |")
-    return "\n".join(lines)
+            claims.append(f"| {study} | {row['claim']} | {_difference(row)} | {row['verdict']} | {row['n']} |")
+    return "\n".join([*counts, "", "<details><summary>Every claim</summary>", "", *claims, "", "</details>"])
 
 
 def _difference(row: dict) -> str:

@@ -448,40 +448,48 @@ plots.show(fig, "Six images and, below each, where the teacher is active: "
 # %%
 NAME = settings.dataset()
 NAME = NAME if NAME in study_techniques.STUDY.datasets else "glyphs"
-study = studies.results("techniques", NAME)
 PLAIN = study_techniques.PLAIN
+every = {name: studies.results("techniques", name)
+         for name in study_techniques.STUDY.datasets}
+study = every[NAME]
 
 
-def per_seed(metric, name):
+def per_seed(metric, name, study=study):
     return studies.select(study["runs"], metric, technique=name)
 
 
-print(f"{NAME}: {study['settings']['seeds']} seeds, {len(study['runs'])} "
-      f"runs, {study['seconds'] / 60:.0f} minutes")
+for name, one in every.items():
+    print(f"{name}: {one['settings']['seeds']} seeds, {len(one['runs'])} "
+          f"runs, {one['seconds'] / 60:.0f} minutes")
 
 # %% [markdown]
 # One row per technique: its chosen setting, means over seeds, and the verdict on its difference to plain distillation
 # (Holm-corrected over all rows).
 
 # %%
-verdicts = {row["claim"].removesuffix(" against plain distillation"): row
-            for row in study["verdicts"]}
-table = []
-for name in study_techniques.TECHNIQUES:
-    row = verdicts.get(name, {"difference": 0.0, "verdict": "(plain)"})
-    place = int(per_seed("setting", name)[0])
-    setting = study_techniques.TECHNIQUES[name].settings[place]
-    ((option, value),) = setting.items()
-    mean = {metric: float(np.mean(per_seed(metric, name))) for metric in (
-        "test_accuracy", "test_nll", "agreement", "relative_cost")}
-    table.append({
-        "technique": name, "chosen setting": f"{option} {value:g}",
-        "test accuracy": mean["test_accuracy"],
-        "− plain": row["difference"], "verdict": row["verdict"],
-        "NLL": mean["test_nll"], "agreement": mean["agreement"],
-        "cost per step": mean["relative_cost"],
-        "parameters": int(per_seed("parameters", name)[0])})
-table.sort(key=lambda row: -row["test accuracy"])
+def compared(study):
+    verdicts = {row["claim"].removesuffix(" against plain distillation"): row
+                for row in study["verdicts"]}
+    rows = []
+    for name, technique in study_techniques.TECHNIQUES.items():
+        row = verdicts.get(name, {"verdict": "(plain)", "difference": 0.0})
+        chosen = technique.settings[int(per_seed("setting", name, study)[0])]
+        ((option, value),) = chosen.items()
+        mean = {metric: float(np.mean(per_seed(metric, name, study)))
+                for metric in ("test_accuracy", "test_nll", "agreement",
+                               "relative_cost", "parameters")}
+        rows.append({
+            "technique": name, "chosen setting": f"{option} {value:g}",
+            "test accuracy": mean["test_accuracy"],
+            "− plain": row["difference"], "low": row.get("low", 0.0),
+            "high": row.get("high", 0.0), "verdict": row["verdict"],
+            "NLL": mean["test_nll"], "agreement": mean["agreement"],
+            "cost per step": mean["relative_cost"],
+            "parameters": int(mean["parameters"])})
+    return sorted(rows, key=lambda row: -row["test accuracy"])
+
+
+table = compared(study)
 
 # %% [markdown]
 # The figure is the one to choose from. Each bar is the 95 % interval of the difference to plain distillation, paired
@@ -496,7 +504,7 @@ rows = [row for row in table if row["technique"] != PLAIN]
 for y, row in enumerate(rows):
     color = {"improves": plots.GREEN, "worsens": plots.RED}.get(
         row["verdict"].split(",")[0], plots.BLACK)
-    ends = [100 * verdicts[row["technique"]][end] for end in ("low", "high")]
+    ends = [100 * row[end] for end in ("low", "high")]
     ax.plot(ends, [y, y], color=color)
     ax.plot(100 * row["− plain"], y, "o", color=color)
     cost.barh(y, row["cost per step"], color=plots.SKY)
@@ -515,7 +523,7 @@ plots.show(fig, "Test accuracy of each technique minus that of plain "
            "distillation, with intervals, and its cost per step.", table)
 
 # %% [markdown]
-# Now the choice, put into words by code. A technique is worth its price only where its verdict says *improves*; where
+# Now the choice, put into words by code, and for both datasets of the study. A technique is worth its price only where its verdict says *improves*; where
 # several do, the cheapest comes first.
 
 # %%
@@ -533,7 +541,8 @@ def worded(rows):
     return lines
 
 
-print("\n".join(worded(table)))
+for name, one in every.items():
+    print(f"{name}\n  " + "\n  ".join(worded(compared(one))))
 
 # %% [markdown]
 # Why does the student alone lie so far behind? Because this study trains without augmentation, and the teacher was
@@ -608,7 +617,8 @@ for weight in weights:
 frontier = [{"λ": weight, **against_small(z)} for weight, z in tuned.items()]
 fig, ax = plots.figure(width=8, height=4.5)
 ax.plot([row["agreement"] for row in frontier],
-        [row["accuracy"] for row in frontier], **plots.DISTILLED)
+        [row["accuracy"] for row in frontier],
+        **{**plots.DISTILLED, "linestyle": ""})
 for row in frontier:
     ax.annotate(f"λ = {row['λ']:g}", (row["agreement"], row["accuracy"]),
                 xytext=(8, 6), textcoords="offset points")
@@ -680,8 +690,8 @@ def old_task(model, batch):
 
 torch.manual_seed(0)
 veteran = models.build("student", C, data.in_channels)
-training.fit(veteran, old, old_task,
-             teacher=teacher_cache.record(teacher, old.images))
+_ = training.fit(veteran, old, old_task,
+                 teacher=teacher_cache.record(teacher, old.images))
 
 # %% [markdown]
 # The targets for the second phase are one table per image: the veteran's own answers for the old classes, the large

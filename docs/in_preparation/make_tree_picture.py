@@ -6,6 +6,7 @@ Run: python docs/in_preparation/make_tree_picture.py
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import torch
 
 from distill_utils import plots, readable, store
 from distill_utils import study_readable_student as study
@@ -16,7 +17,8 @@ ARM, IMAGE = {"tree": "soft", "depth": 4, "target": "distilled", "filters": "spa
 
 def main() -> None:
     image_data = study.images_of("digits", 0)
-    tree = readable.harden(study.soft(ARM, 0, "digits"), image_data.train.images)
+    seen = torch.cat([image_data.train.images, image_data.transfer.images])
+    tree = readable.harden(study.soft(ARM, 0, "digits"), seen)
     image = image_data.test.images[IMAGE]
     fig = plots.draw_tree(tree, image_data.classes, (8, 8), image=image)
     plots.draw_image(fig.axes[0].inset_axes([0.0, 0.8, 0.09, 0.2]), image)
