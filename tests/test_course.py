@@ -4,8 +4,11 @@ import importlib
 import re
 from pathlib import Path
 
+import nbformat
 import notebook_rules
 import pytest
+
+from distill_utils import series
 
 ROOT = Path(__file__).resolve().parent.parent
 COURSE, NOTEBOOKS = ROOT / "course", sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -52,6 +55,13 @@ def test_lessons_that_are_there_are_linked_and_not_only_named():
         assert not {one or other for one, other in named} & HERE, f"{page.name}: write a link to the notebook"
     for path in NOTEBOOKS:
         assert f"(../notebooks/{path.name})" in read(COURSE / "README.md")
+
+
+def test_pages_of_executed_notebooks_find_the_glossary():
+    text = "[teacher](../course/glossary.md#teacher), [next](02_distill.ipynb)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    links = set(re.findall(r'href="([^"]+)"', series.page(notebook, "01")))
+    assert {f"{ROOT.as_uri()}/course/glossary.md#teacher", "02_distill.html"} <= links
 
 
 # The glossary
