@@ -99,6 +99,7 @@ _PARTS = {
     r"^On one thread of (.+), torch (.+):$": r"\1，单线程，torch \2：",
     r" points\b": " 个百分点",
     r" errors\b": " 个错误",
+    r" ?\((\d[\d.]*) to (\d[\d.]*)\)": r"（\1 至 \2）",
     r" \(one seed\)": "（仅一个种子）",
     r" \(in preparation\)": "（准备中）",
 }
