@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("notebooks", nargs="*", help="beginnings of notebook names, such as 02; default: all")
     run.add_argument("--in-place", action="store_true", help="also write the outputs into notebooks/")
     commands.add_parser("checks", help="print the table of checks of the last run")
-    tables = commands.add_parser("readme", help="write the generated tables into README.md")
+    tables = commands.add_parser("readme", help="write the generated tables into README.md and the pages beside it")
     tables.add_argument("--check", action="store_true", help="write nothing; fail if they differ")
     study = commands.add_parser("study", help="run a study of many seeds; what is missing of it, if it was begun")
     study.add_argument("name", help="an unknown name lists the known ones")
@@ -106,7 +106,7 @@ def _run(chosen: argparse.Namespace) -> int:
         if chosen.command == "checks":
             print(checks.table())
         if chosen.command == "readme" and not readme.update(check=chosen.check):
-            print("README.md differs from what is generated" if chosen.check else "README.md written")
+            print("the README tables differ from what is generated" if chosen.check else "README tables written")
             return int(chosen.check)
     except told as error:
         print(f"error: {error}", file=sys.stderr)

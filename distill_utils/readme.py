@@ -1,14 +1,17 @@
 """The generated parts of README.md: tables between markers, made from files, never typed.
 
-A table stands between <!-- NAME:begin --> and <!-- NAME:end -->; TABLES says what makes it. A test compares.
+A table stands between <!-- NAME:begin --> and <!-- NAME:end -->; TABLES says what makes it. A test compares. The
+Chinese README has the same tables in its own words, the instructor's page that of the notebooks.
 """
 
 import re
 from collections import Counter
 
-from distill_utils import series, settings, store
+from distill_utils import readme_zh, series, settings, store
 
 README = settings.ROOT / "README.md"
+CHINESE = settings.ROOT / "README.zh-CN.md"
+COURSE = settings.ROOT / "course" / "README.md"
 
 # What the article asks for, and which notebook does it.
 _ARTICLE = {
@@ -26,24 +29,36 @@ _ARTICLE = {
 
 
 def update(*, check: bool = False) -> bool:
-    """Write the generated tables into README.md; check: write nothing.
+    """Write the generated tables into README.md and the other pages; check: write nothing.
 
-    Returns whether README.md already was what is generated. Raises ValueError where a table has no markers.
+    Returns whether every page already was what is generated. Raises ValueError where a table has no markers.
     """
-    before = README.read_text(encoding="utf-8")
-    after = filled(before)
-    if after != before and not check:
-        with store.atomic(README) as temporary:
-            temporary.write_text(after, encoding="utf-8")
-    return after == before
+    same = True
+    for path, tables in pages().items():
+        before = path.read_text(encoding="utf-8")
+        after = filled(before, tables, path.name)
+        same = same and after == before
+        if after != before and not check:
+            with store.atomic(path) as temporary:
+                temporary.write_text(after, encoding="utf-8")
+    return same
 
 
-def filled(text: str) -> str:
+def pages() -> dict:
+    """Which tables stand on which page: by its path, by their names, what makes them."""
+    return {
+        README: TABLES,
+        CHINESE: {name: lambda make=make: readme_zh.chinese(make()) for name, make in TABLES.items()},
+        COURSE: {"notebooks": lambda: TABLES["notebooks"]().replace("](notebooks/", "](../notebooks/")},
+    }
+
+
+def filled(text: str, tables: dict | None = None, page: str = "README.md") -> str:
     """The text with every table between its markers as it is generated now."""
-    for name, make in TABLES.items():
+    for name, make in (TABLES if tables is None else tables).items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if text.count(begin) != 1 or text.count(end) != 1:
-            raise ValueError(f"README.md needs one {begin} and one {end}, each on a line of its own")
+            raise ValueError(f"{page} needs one {begin} and one {end}, each on a line of its own")
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
     return text

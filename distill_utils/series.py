@@ -91,11 +91,13 @@ def tidy(notebook) -> None:
 
 
 def page(notebook, title: str) -> str:
-    """The notebook as one HTML page that needs no network; links between notebooks become links between pages."""
+    """The notebook as one HTML page that needs no network. Links between notebooks become links between pages, links
+    out of notebooks/ lead into the checkout."""
     exporter = HTMLExporter(template_name="lab", embed_images=True)
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
-    return re.sub(r'(href="[\w./-]+)\.ipynb"', r'\1.html"', body)
+    body = re.sub(r'(href="[\w./-]+)\.ipynb"', r'\1.html"', body)
+    return body.replace('href="../', f'href="{settings.ROOT.as_uri()}/')
 
 
 def _write(path: Path, text: str) -> None:

@@ -89,6 +89,17 @@ def links(source: str) -> Iterator[str]:
     yield from re.findall(r"""(?:href|src)\s*=\s*["']([^"']+)""", text)
 
 
+def anchors(markdown: str) -> set[str]:
+    """What a link to a part of a Markdown page may name after its #: headings as GitHub and Sphinx write them."""
+    text = re.sub(r"^(```|~~~).*?^\1[^\n]*$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    return {anchor(heading) for heading in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", text, re.MULTILINE)}
+
+
+def anchor(heading: str) -> str:
+    """Lower case, hyphens for spaces, nothing else but letters, digits, hyphens and underscores."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def _joined(text: str | list[str]) -> str:
     return text if isinstance(text, str) else "".join(text)
 
@@ -304,8 +315,12 @@ def links_resolve(notebook, path):
         for target in links(source):
             if re.match(r"[a-z][a-z0-9+.-]*:|#", target, re.IGNORECASE):
                 continue
-            if not (path.parent / target.split("#")[0].replace("%20", " ")).exists():
+            file, _, anchor = target.partition("#")
+            file = path.parent / file.replace("%20", " ")
+            if not file.exists():
                 yield f"cell {number} links to {target}, which does not exist: mend the link"
+            elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text(encoding="utf-8")):
+                yield f"cell {number} links to {target}, but the page has no such heading: mend the link"
 
 
 @rule

@@ -47,7 +47,10 @@ def good_notebook() -> dict:
     parts = [
         text("# Good\n\nOne sentence."),
         code('from distill_utils import checks\n\nchecks.begin("00_good")'),
-        text("## First question\n\nSee [the rules](../tests/notebook_rules.py) and [above](#Good)."),
+        text(
+            "## First question\n\nSee [the rules](../tests/notebook_rules.py), [above](#Good) and "
+            "[how](../README.md#conda-and-windows)."
+        ),
         code(
             "plots.show(draw(), alt=words)",
             picture(**{"image/png": {"alt": "A line that rises from left to right."}}),
@@ -125,6 +128,7 @@ FAULTS = [
     ("no_path_of_a_machine", prints("saved to /tmp/model")),
     ("links_resolve", says("[Gone](gone.ipynb)")),
     ("links_resolve", says('<a href="../gone.md#part">Gone</a>')),
+    ("links_resolve", says("[No such heading](../README.md#no-such-heading)")),
     ("nothing_from_outside", says("![A badge of the build](https://example.org/badge.svg)")),
     ("nothing_from_outside", says("<script>alert(1)</script>")),
     ("nothing_from_outside", lambda n: last_code(n)["outputs"].append(

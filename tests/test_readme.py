@@ -1,4 +1,4 @@
-"""README.md holds what is generated, and would not pass with a number changed by hand."""
+"""README.md and the pages beside it hold what is generated, and would not pass with a number changed by hand."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distill_utils import readme, series
+from distill_utils import readme, readme_zh, series
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,6 +30,12 @@ def test_a_table_edited_by_hand_is_made_again(name):
     edited = TEXT.replace(table(name), re.sub(r"\d", "7", table(name)))
     assert edited != TEXT
     assert readme.filled(edited) == readme.filled(TEXT)
+
+
+@pytest.mark.parametrize("path", readme.pages(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_page_is_what_is_generated(path):
+    text = path.read_text(encoding="utf-8")
+    assert readme.filled(text, readme.pages()[path], path.name) == text, "run: python -m distill_utils readme"
 
 
 def test_check_writes_nothing_and_update_writes(monkeypatch, tmp_path):
@@ -117,6 +123,47 @@ def test_no_committed_study_is_left_out_of_the_readme():
     claims = [row["claim"] for study in studies for row in study.get("verdicts", [])]
     assert claims
     assert all(claim in table("results") for claim in claims)
+
+
+def test_an_old_table_on_any_page_is_found_and_written(monkeypatch, tmp_path):
+    for name in ("README", "CHINESE", "COURSE"):
+        copy = tmp_path / f"{name}.md"
+        copy.write_text(getattr(readme, name).read_text(encoding="utf-8"), encoding="utf-8")
+        monkeypatch.setattr(readme, name, copy)
+    for path in readme.pages():
+        whole = path.read_text(encoding="utf-8")
+        path.write_text(whole.replace(":begin -->\n", ":begin -->\nold\n", 1), encoding="utf-8")
+        assert readme.update(check=True) is False
+        assert readme.update() is False
+        assert path.read_text(encoding="utf-8") == whole
+    assert readme.update(check=True) is True
+
+
+@pytest.mark.parametrize("name", readme.TABLES)
+def test_the_chinese_table_has_the_same_numbers_and_links(name):
+    english = readme.TABLES[name]()
+    chinese = readme_zh.chinese(english)
+    assert chinese != english
+    for pattern in (r"\d+(?:[.,]\d+)*", r"\]\([^)]+\)", r"\|"):
+        assert re.findall(pattern, chinese) == re.findall(pattern, english)
+
+
+def test_every_notebook_and_step_has_its_chinese_words():
+    rows = [line.strip("| ").split(" | ") for name in ("notebooks", "article") for line in
+            readme.TABLES[name]().splitlines()[2:]]  # fmt: skip
+    cells = [re.sub(r"^\d\d \[(.*)\]\(.*\)$", r"\1", cell) for row in rows for cell in row]
+    words = [
+        cell
+        for cell in cells
+        if " " in cell and not cell.startswith("[") and "(in prep" not in cell and "GB" not in cell
+    ]
+    missing = [cell for cell in words if cell not in readme_zh.WORDS]
+    assert not missing, "say them in Chinese in distill_utils/readme_zh.py"
+
+
+def test_words_without_a_translation_stay_english():
+    assert readme_zh.chinese("| a new sentence | 0.5 |") == "| a new sentence | 0.5 |"
+    assert readme_zh.chinese("| +3.1 points [+2.0, +4.2] | improves |") == "| +3.1 个百分点 [+2.0, +4.2] | 有提升 |"
 
 
 def test_a_readme_without_markers_is_refused():
