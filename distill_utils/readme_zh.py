@@ -17,6 +17,9 @@ WORDS = {
     "the article": "原文",
     "here": "本系列",
     "study": "研究",
+    "dataset": "数据集",
+    "runs": "运行次数",
+    "its claims, by verdict": "各论断的判定",
     "claim": "论断（研究运行前写定的英文原句）",
     "difference, 95 % interval": "差值，95 % 区间",
     "verdict": "判定",
@@ -96,6 +99,15 @@ WORDS = {
     ),
 }  # fmt: skip
 _PARTS = {
+    r"<summary>Every claim</summary>": "<summary>全部论断</summary>",
+    # Verdicts that are counted: the longer one first.
+    r"(\d+) × improves, less than matters": r"\1 × 有提升，但小到无关紧要",
+    r"(\d+) × improves": r"\1 × 有提升",
+    r"(\d+) × worsens, less than matters": r"\1 × 变差，但小到无关紧要",
+    r"(\d+) × worsens": r"\1 × 变差",
+    r"(\d+) × no meaningful difference": r"\1 × 无实质差别",
+    r"(\d+) × no verdict": r"\1 × 不作判定",
+    r"(\d+) × inconclusive": r"\1 × 无法定论",
     r"^On one thread of (.+), torch (.+):$": r"\1，单线程，torch \2：",
     r" points\b": " 个百分点",
     r" errors\b": " 个错误",

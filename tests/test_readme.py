@@ -103,18 +103,24 @@ def test_a_difference_is_written_in_the_unit_of_its_metric(changes, words):
 def test_every_claim_of_every_study_has_its_line_and_other_files_have_none(monkeypatch, tmp_path):
     monkeypatch.setattr(readme.settings, "results_folder", lambda: tmp_path)
     rows = [claim(), claim(claim="c against d", verdict="inconclusive")]
+    five, three = ({"settings": {"seeds": seeds}, "runs": [{}] * 4 * seeds} for seeds in (5, 3))
     files = {
-        "a-glyphs": {"study": "a", "dataset": "glyphs", "verdicts": rows},
-        "b-mnist": {"study": "b", "dataset": "mnist", "verdicts": [claim(n=3)]},
+        "a-glyphs": {"study": "a", "dataset": "glyphs", "verdicts": rows, **five},
+        "b-mnist": {"study": "b", "dataset": "mnist", "verdicts": [claim(n=3, verdict="no verdict: gate")], **three},
         "speed-cpu": {"seconds": 7},
         "timings": {"00_a": {"seconds": 93.0}},
     }
     for name, content in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    assert readme.TABLES["results"]().splitlines()[2:] == [
+    counts, claims = readme.TABLES["results"]().split("<details>")
+    assert counts.splitlines()[2:4] == [
+        "| a | glyphs | 5 | 20 | 1 × improves, 1 × inconclusive |",
+        "| b | mnist | 3 | 12 | 1 × no verdict |",
+    ]
+    assert [line for line in claims.splitlines() if line.startswith("|")][2:] == [
         "| a, glyphs | a against b | +3.1 points [+2.0, +4.2] | improves | 5 |",
         "| a, glyphs | c against d | +3.1 points [+2.0, +4.2] | inconclusive | 5 |",
-        "| b, mnist | a against b | +3.1 points [+2.0, +4.2] | improves | 3 |",
+        "| b, mnist | a against b | +3.1 points [+2.0, +4.2] | no verdict: gate | 3 |",
     ]
 
 
