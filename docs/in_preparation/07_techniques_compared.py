@@ -67,7 +67,7 @@ z_t, z_s = (logits(model, data.validation.images).double()
 # %% [markdown]
 # ## The loss, split by groups
 #
-# Put the C classes into groups. To say which class an image shows, one can first say which *group*, and then which
+# Put the C classes into [groups](../course/glossary.md#group-distillation). To say which class an image shows, one can first say which *group*, and then which
 # *member* of it. With P_g and Q_g for the mass that teacher and student give to group g:
 #
 #     KL(p ‖ q)  =  KL(P ‖ Q)  +  Σ_g  P_g · KL(p within g ‖ q within g)
@@ -121,7 +121,7 @@ check("the parts add up to the soft-target loss", max(errors), high=1e-10)
 # %% [markdown]
 # Groups may differ from image to image, and then two published methods fall out:
 #
-# - **Decoupled KD** (Zhao et al. 2022): the groups are {label} and {all others}; the within part loses its factor P_g
+# - [**Decoupled KD**](../course/glossary.md#decoupled-distillation) (Zhao et al. 2022): the groups are {label} and {all others}; the within part loses its factor P_g
 #   (*decoupled*) and gets a weight β. In the plain loss that factor is one minus the teacher's confidence in the
 #   label, so the surer the teacher, the less it teaches about the other classes.
 # - **Grouped KD** (AAAI 2023): the groups are *primary* (the fewest classes that hold a share of the teacher's mass)
@@ -575,7 +575,7 @@ check("every technique tried as many settings", len(
 #
 # The second description: fine-tune the large model and keep what the small one knows. Why would anybody want that?
 # Say the small model is in use, and the large one is to replace it. Users are used to what the small one gets right;
-# an image that it got right and the large one gets wrong is a *negative flip*, and it hurts more than its share of
+# an image that it got right and the large one gets wrong is a [*negative flip*](../course/glossary.md#negative-flip), and it hurts more than its share of
 # the error rate (Yan et al. 2021). So fine-tune the large model with a second term:
 #
 #     L = CE(labels, large) + λ · T² · KL(small ‖ large)
@@ -650,7 +650,7 @@ check("the retention term raises agreement", 100 * gained,
 #
 # ## Learning without forgetting
 #
-# The other direction is Learning without Forgetting (Li and Hoiem 2016). A small model knows some classes. Now the
+# The other direction is [Learning without Forgetting](../course/glossary.md#learning-without-forgetting) (Li and Hoiem 2016). A small model knows some classes. Now the
 # large one shall teach it new ones, and only images of the new classes are at hand. Fine-tune naively and the old
 # classes go. The mend uses nothing but soft targets: *before* the first step, record what the small model itself says
 # about the new images, at the old classes' outputs; then keep it saying so.
@@ -847,7 +847,7 @@ difference = logits(folded, data.validation.images) - z_s
 check("folding leaves the logits", difference.abs().max().item(), high=1e-3)
 
 # %% [markdown]
-# **Its record is a memory of the data.** DeepInversion (Yin et al. 2020) asks which images would give every BatchNorm
+# **Its record is a memory of the data.** [DeepInversion](../course/glossary.md#deepinversion) (Yin et al. 2020) asks which images would give every BatchNorm
 # layer the statistics it has recorded, and the teacher the class we want:
 #
 #     minimise over the pixels   CE(label) + Σ layers ( ‖mean − recorded mean‖ + ‖var − recorded var‖ ) + smoothness

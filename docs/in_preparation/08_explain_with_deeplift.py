@@ -62,7 +62,7 @@ plots.show(fig, "Eight glyph images. A red outline marks the patch in one "
 # | distilled, biased | soft targets of the biased teacher |
 # | distilled, clean | soft targets of the clean teacher |
 # | … and transfer set | the same, also on biased images that have no labels |
-# | e²KD, clean | the same, and the clean teacher's Grad-CAM maps |
+# | e²KD, clean | the same, and the clean teacher's [Grad-CAM](../course/glossary.md#grad-cam) maps |
 # | untrained | nothing: every claim below must survive a comparison with it |
 
 # %%
@@ -105,9 +105,9 @@ check("the biased teacher passes its test", looks_fine, low=0.75)
 #
 # ## The score that is explained
 #
-# DeepLIFT (Shrikumar et al. 2017) compares an image with a *baseline*, an image without information, and shares the
+# DeepLIFT (Shrikumar et al. 2017) compares an image with a [*baseline*](../course/glossary.md#baseline), an image without information, and shares the
 # difference of a score among the pixels. Shared out completely, the map adds up to the difference: this is called
-# *completeness*, and it makes a map checkable.
+# [*completeness*](../course/glossary.md#completeness), and it makes a map checkable.
 #
 # Which score? The logit of the class is the usual choice and a poor one. Add any number g(x) to *all* logits and no
 # probability changes: the classifier is the same, the map of its logit is not. The centred logit, z_c − mean z, does

@@ -57,7 +57,7 @@ plots.show(fig, "Ten handwritten digits of 8 by 8 grey pixels, with labels.")
 # ## One gate, and a tree of gates
 #
 # A classic decision tree asks about one pixel at a time and cannot be trained
-# by gradient. Frosst and Hinton's *soft* tree (2017) asks about the whole
+# by gradient. Frosst and Hinton's [*soft* tree](../course/glossary.md#soft-decision-tree) (2017) asks about the whole
 # image, and answers with a probability. Gate i sends an image x to the right
 # with probability
 #
@@ -119,7 +119,7 @@ check("the leaves of an image share out one",
 #
 # The paper's printed loss takes the logarithm of a negative number; the
 # second line is what its readers agree it means, and the paper's name for
-# such leaves is *bigots*: each knows one answer. Take two leaves that share
+# such leaves is [*bigots*](../course/glossary.md#bigot-loss): each knows one answer. Take two leaves that share
 # an image equally, one sure of the right class, one sure of a wrong one.
 
 # %% tags=["nbval-check-output"]
@@ -378,7 +378,7 @@ check("half of them are shorter than half of the image",
 #
 # ## A tree of single pixels
 #
-# scikit-learn's CART is the older kind of tree: each gate asks whether one
+# scikit-learn's [CART](../course/glossary.md#cart) is the older kind of tree: each gate asks whether one
 # pixel is brighter than a threshold. It can be distilled as well. On labels
 # it is the usual classifier; on the teacher's *logits*, centred, it is a
 # regression tree with ten outputs. Its rules can be written down in full.
