@@ -2,6 +2,7 @@
 ## make test   set up, run every test and every notebook under nbval
 ## make lab    set up, open JupyterLab
 ## make lint   set up, check style
+## make mutants  put faults into copies of the package, and show which test notices each
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
 ## Needs Python 3.11 or newer; another one than python3: make run PYTHON=/path/to/python3
@@ -36,6 +37,9 @@ test: $(READY) lint
 lab: $(READY)
 	$(BIN)/python -m jupyter lab notebooks
 
+mutants: $(READY)
+	$(BIN)/python tests/mutants.py
+
 lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -51,4 +55,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab lint lock clean
+.PHONY: help run test lab mutants lint lock clean
