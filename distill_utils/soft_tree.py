@@ -156,14 +156,15 @@ def on_soft_targets(tree: SoftDecisionTree, batch, *, temperature: float = 1.0, 
 
 
 def grow(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=bigot_loss, balance: float = 0.03,
-         final_inverse_temperature: float = 3.0, sparsity: float = 0.0, smoothness: float = 0.0):  # fmt: skip
+         final_inverse_temperature: float = 1.0, sparsity: float = 0.0, smoothness: float = 0.0):  # fmt: skip
     """The loss of a tree on a batch with targets N×C, and its parts.
 
     loss: bigot_loss or mixture_loss; balance: weight of balance_penalty (Frosst and Hinton: 0.1; smaller here, since
-    no five of ten classes are half of the images everywhere); final_inverse_temperature: what β, 1 at first, rises to
-    in the second half of training, in a straight line: a gate that hardens before it has found its question keeps a
-    bad one; sparsity, smoothness: weights of Σ|w| and of the total variation of the filters, each divided by 2^depth
-    of its gate, since a gate further down moves fewer images.
+    no five of ten classes are half of the images everywhere); final_inverse_temperature: above 1 to anneal, what β, 1
+    at first, rises to in the second half of training, in a straight line: gates become surer than weights alone make
+    them, at a cost in accuracy where a gate has not found its question by then; sparsity, smoothness: weights of
+    Σ|w| and of the total variation of the filters, each divided by 2^depth of its gate, since a gate further down
+    moves fewer images.
     """
     tree.inverse_temperature.fill_(1 + (final_inverse_temperature - 1) * max(0.0, 2 * batch.done - 1))
     log_paths = tree.log_paths(batch.images)

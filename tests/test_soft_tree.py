@@ -171,7 +171,7 @@ def test_the_one_loop_trains_a_tree_on_labels_and_on_soft_targets(grow, tiny_set
     unlabelled = grow is soft_tree.on_soft_targets
     images = type(tiny_set)(tiny_set.images, tiny_set.labels * 0 - 1) if unlabelled else tiny_set
     schedule = Schedule(steps=150, batch_size=16, lr=0.05)
-    loss = functools.partial(grow, balance=0.01)
+    loss = functools.partial(grow, balance=0.01, final_inverse_temperature=2.0)
     history = training.fit(tree, images, loss, schedule, teacher=teacher if unlabelled else None, quiet=True)
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     assert float((tree.path_logits(tiny_set.images).argmax(1) == tiny_set.labels).float().mean()) > 0.9
