@@ -449,6 +449,36 @@ students = [n for n in networks if "teacher" not in n]
 plots.show_table([{"network": n, **foretold(n)} for n in students])
 
 # %% [markdown]
+# ## Do single units see the glyph?
+#
+# There is a paper that found what the article promises: distilled students have more *concept detectors* (Han et al.
+# 2023), counted by network dissection (Bau et al. 2017). A unit is taken where it is most active, over all images; if
+# these places overlap with a concept, it is said to detect it. Two controls: an untrained network; and the same
+# network with its units *turned*: new units that are mixtures of the old ones, from which the next layer could
+# compute all that it computed before.
+
+# %%
+few = test.subset(torch.arange(500))
+seen = few.masks["object"][None]
+units = {n: [metrics.dissection(networks[n], few.images, seen, turned=turned)
+             for turned in (None, 0)] for n in networks}
+plots.show_table([
+    {"network": n, "overlap with the glyph, mean of units": float(own.mean()),
+     "best unit": float(own.max()), "mean of turned units":
+     float(turned.mean()), "best turned unit": float(turned.max())}
+    for n, (own, turned) in units.items()])
+
+# %% [markdown]
+# Compare down the columns and across. If turned units mark the glyph as well as the real ones, the overlap says that
+# the layer as a whole is active on strokes, and nothing about single units; if the untrained network comes near, not
+# even that was learnt. On these images strokes are where the edges are, and edges excite any filter.
+
+# %% tags=["nbval-check-output"]
+own, turned = units["distilled, clean"]
+check("turned units mark the glyph as well (ratio of means)",
+      float(turned.mean() / own.mean()), low=0.7)
+
+# %% [markdown]
 # One is a perfect order, zero is chance.
 #
 # ## Is the flaw passed on?
