@@ -1,6 +1,7 @@
 ## make run    set up, execute the whole series, write build/
 ## make test   set up, run every test and every notebook under nbval
 ## make lab    set up, open JupyterLab
+## make course set up, write the students' versions of the graded exercises into build/course/release
 ## make lint   set up, check style
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
@@ -36,6 +37,9 @@ test: $(READY) lint
 lab: $(READY)
 	$(BIN)/python -m jupyter lab notebooks
 
+course: $(READY)
+	$(BIN)/python course/exercises.py release
+
 lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -51,4 +55,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab lint lock clean
+.PHONY: help run test lab course lint lock clean
