@@ -9,6 +9,7 @@ import ast
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import notebook_rules
@@ -157,8 +158,11 @@ def test_every_assertion_says_what_is_wrong_and_tests_say_where_to_read(path):
 
 
 @pytest.mark.parametrize(("path", "i"), all_tasks())
-def test_a_solution_passes_its_tests_with_nothing_but_the_set_up(path, i):
-    run_task(path, i)
+def test_a_solution_passes_its_tests_with_nothing_but_the_set_up(path, i, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_task(path, i)
+    assert not capsys.readouterr().err, "nbgrader gives no points for a test that writes to stderr"
 
 
 @pytest.mark.parametrize(("path", "i", "wrong"), all_wrong_answers())
