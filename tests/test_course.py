@@ -113,6 +113,7 @@ def test_a_source_has_three_tasks_of_twelve_points(path):
     assert all(exercises.grading(cell).get("locked") for cell in before if cell["cell_type"] == "code")
     judgements = [cell for task in tasks for cell in task.cells if exercises.grading(cell).get("task")]
     assert judgements, "at least one task asks for a judgement"
+    assert any("### BEGIN HIDDEN TESTS" in cell["source"] for task in tasks for cell in task.cells if is_test(cell))
     for cell in judgements:
         kept = cell["source"].split("=== BEGIN MARK SCHEME ===")
         assert len(kept) == 2
