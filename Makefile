@@ -1,8 +1,9 @@
 ## make run    set up, execute the whole series, write build/
 ## make test   set up, run every test and every notebook under nbval
 ## make lab    set up, open JupyterLab
+## make course set up, write the students' versions of the graded exercises into build/course/release
 ## make lint   set up, check style
-## make mutants  put faults into copies of the package, and show which test notices each
+## make mutants put faults into copies of the package, and show which test notices each
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
 ## Needs Python 3.11 or newer; another one than python3: make run PYTHON=/path/to/python3
@@ -37,6 +38,9 @@ test: $(READY) lint
 lab: $(READY)
 	$(BIN)/python -m jupyter lab notebooks
 
+course: $(READY)
+	$(BIN)/python course/exercises.py release
+
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py
 
@@ -55,4 +59,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab mutants lint lock clean
+.PHONY: help run test lab course mutants lint lock clean

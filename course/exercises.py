@@ -1,0 +1,147 @@
+"""The graded exercises: one nbgrader source per lesson, course/source/<lesson>/<lesson>.ipynb.
+
+    python course/exercises.py release                the students' versions, into build/course/release (make course)
+    python course/exercises.py reviewed 02_distill    after a lesson changed and its exercises were looked through
+
+A source is a notebook without outputs, written and edited in JupyterLab with nbgrader's own markers and metadata:
+
+- Before the first "## " heading: the title, and set-up cells, which are read-only (locked).
+- Then three tasks, each under a heading: "## 1. Apply: …", "## 2. Change: …", "## 3. Investigate: …". A task needs
+  the set-up and its own cells, nothing of another task; the three together give 12 points.
+- A solution stands between ### BEGIN SOLUTION and ### END SOLUTION, inside a function, so that the students' version
+  fails in the tests. Tests that students do not see stand between ### BEGIN HIDDEN TESTS and ### END HIDDEN TESTS.
+  The message of every assertion says what is wrong, and somewhere in a test "section N of <lesson>", where to read.
+- A judgement is a manually graded task cell: the question, then between === BEGIN MARK SCHEME === and
+  === END MARK SCHEME === a model answer and the marking guide, which nbgrader shows to the grader only. After it
+  comes a plain text cell for the answer. At least one task of a lesson has one.
+- A named wrong answer is a code cell directly after the solution that it replaces, tagged wrong-answer, with the
+  metadata {"wrong": {"name": "T squared forgotten", "says": "words that the failing test must say"}}. Students never
+  get it. tests/test_course.py runs every one.
+- A cell's id begins with the lesson's number (02-loss), is the same as its nbgrader grade_id, and never changes.
+- The notebook's metadata keep {"reviewed": "…"}: the digest of the lesson's code cells and headings that the
+  exercises were last looked through against. A lesson that changed has another one, and a test says so. (null while
+  the lesson is in preparation.)
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+COURSE = Path(__file__).resolve().parent
+LESSONS = COURSE.parent / "notebooks"
+WAYS = ("Apply", "Change", "Investigate")
+POINTS = 12
+WRONG = "wrong-answer"
+
+
+class Task(NamedTuple):
+    """A task of a source: its heading without marks and its cells."""
+
+    title: str
+    cells: list[dict]
+
+
+def sources() -> list[Path]:
+    return sorted((COURSE / "source").glob("*/*.ipynb"))
+
+
+def read(path: Path) -> dict:
+    """A notebook file; the source of every cell is one string."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        cell["source"] = "".join(cell["source"])
+    return notebook
+
+
+def parts(notebook: dict) -> tuple[list[dict], list[Task]]:
+    """The cells before the first task, and the tasks."""
+    before, tasks = [], []
+    for cell in notebook["cells"]:
+        heading = re.match(r"## (.+)", cell["source"]) if cell["cell_type"] == "markdown" else None
+        if heading:
+            tasks.append(Task(heading[1], []))
+        (tasks[-1].cells if tasks else before).append(cell)
+    return before, tasks
+
+
+def grading(cell: dict) -> dict:
+    """nbgrader's metadata of a cell; empty where it has none."""
+    return cell["metadata"].get("nbgrader", {})
+
+
+def is_wrong(cell: dict) -> bool:
+    return WRONG in cell["metadata"].get("tags", ())
+
+
+def wrong_answers(cells: list[dict]) -> list[tuple[dict, dict]]:
+    """Every named wrong answer among these cells, with the solution cell that it replaces."""
+    found, solution = [], None
+    for cell in cells:
+        if is_wrong(cell):
+            found.append((cell, solution))
+        else:
+            solution = cell if grading(cell).get("solution") else None
+    return found
+
+
+def digest(lesson: Path) -> str:
+    """Sixteen hexadecimal digits of what exercises can depend on: a lesson's code cells and its headings."""
+    kept = []
+    for cell in read(lesson)["cells"]:
+        code = cell["cell_type"] == "code"
+        kept.append(cell["source"] if code else "\n".join(re.findall(r"^#+ .*$", cell["source"], re.MULTILINE)))
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
+
+
+def reviewed(name: str) -> None:
+    """Note that the exercises of a lesson fit the lesson as it is now."""
+    path = COURSE / "source" / name / f"{name}.ipynb"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    notebook["metadata"]["reviewed"] = digest(LESSONS / path.name)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def gradebook():
+    """nbgrader's own interface to the course, set up by nbgrader_config.py."""
+    from nbgrader.apps import NbGraderAPI
+    from traitlets.config.loader import PyFileConfigLoader
+
+    # nbgrader calls alembic, which lies beside this Python, by name alone.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    config = PyFileConfigLoader("nbgrader_config.py", path=str(COURSE)).load_config()
+    Path(config.CourseDirectory.root).mkdir(parents=True, exist_ok=True)
+    return NbGraderAPI(config=config)
+
+
+def release() -> Path:
+    """Write the students' versions of all sources with nbgrader; returns their folder."""
+    api = gradebook()
+    for path in sources():
+        made = api.generate_assignment(path.stem)
+        if not made["success"]:
+            sys.exit(f"{path.stem}: nbgrader cannot make the students' version\n{made['log']}")
+    return Path(api.coursedir.root) / api.coursedir.release_directory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The graded exercises of the course.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("release", help="write the students' versions")
+    names = [path.stem for path in sources()]
+    lessons = commands.add_parser("reviewed", help="say that exercises fit their lesson as it is now")
+    lessons.add_argument("lesson", nargs="+", choices=names)
+    arguments = parser.parse_args()
+    if arguments.command == "release":
+        print(f"{len(names)} assignments: {release()}")
+    else:
+        for name in arguments.lesson:
+            reviewed(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""The graded exercises: every solution passes, every named wrong answer fails with words that help, the students'
+version gives nothing away, and a lesson that changed under its exercises is noticed.
+
+Cells are run here, in this process: a kernel for every wrong answer would take minutes. One lesson goes through
+nbgrader's own autograder, to show that it reads the format as we do.
+"""
+
+import ast
+import json
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import notebook_rules
+import pytest
+from nbformat import from_dict, validate
+from nbgrader.nbgraderformat import MetadataValidator
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "course"))
+import exercises
+
+SOURCES = exercises.sources()
+NAMES = [path.stem for path in SOURCES]
+RULES = [  # of the lessons' rules those that exercises keep as well
+    "one_title_first", "heading_levels_in_order", "short_cells", "plain_python", "nothing_installed",
+    "no_path_of_a_machine", "nothing_from_outside", "no_typed_result",
+]  # fmt: skip
+SECRETS = re.compile(r"(BEGIN|END) (SOLUTION|HIDDEN TESTS|MARK SCHEME)|model answer|marking guide", re.IGNORECASE)
+
+each_source = pytest.mark.parametrize("path", SOURCES, ids=NAMES)
+
+
+def tasks_of(path):
+    return exercises.parts(exercises.read(path))[1]
+
+
+def all_tasks():
+    return [pytest.param(path, i, id=f"{path.stem}-{i + 1}") for path in SOURCES for i in range(len(tasks_of(path)))]
+
+
+def all_wrong_answers():
+    return [
+        pytest.param(path, i, wrong["id"], id=f"{wrong['id']}: {wrong['metadata']['wrong']['name']}")
+        for path in SOURCES
+        for i, task in enumerate(tasks_of(path))
+        for wrong, _ in exercises.wrong_answers(task.cells)
+    ]
+
+
+def is_test(cell):
+    return cell["cell_type"] == "code" and bool(exercises.grading(cell).get("grade"))
+
+
+def run(cell, names):
+    exec(compile(cell["source"], f"<cell {cell['id']}>", "exec"), names)
+
+
+def run_task(path, i, *, wrong=None):
+    """Run the set-up and one task in a fresh namespace; wrong: the id of the wrong answer to put in."""
+    before, tasks = exercises.parts(exercises.read(path))
+    pairs = exercises.wrong_answers(tasks[i].cells)
+    replaced = {solution["id"]: cell for cell, solution in pairs if cell["id"] == wrong}
+    names = {"__name__": "__main__"}
+    for cell in before + tasks[i].cells:
+        if cell["cell_type"] == "code" and not exercises.is_wrong(cell):
+            run(replaced.get(cell["id"], cell), names)
+
+
+# (a) The sources
+
+
+def test_the_exercises_are_those_of_the_lessons():
+    assert SOURCES
+    assert [path.parent.name for path in SOURCES] == NAMES
+    assert [name[:2] for name in NAMES] == [f"{i:02}" for i in range(1, len(NAMES) + 1)], "numbers without a gap"
+
+
+@each_source
+def test_a_source_is_a_notebook_that_nbgrader_reads(path):
+    notebook = from_dict(json.loads(path.read_text(encoding="utf-8")))
+    validate(notebook)
+    MetadataValidator().validate_nb(notebook)
+
+
+@each_source
+@pytest.mark.parametrize("rule", RULES)
+def test_a_source_keeps_the_rules_of_the_lessons(path, rule):
+    found = list(notebook_rules.RULES[rule](notebook_rules.read(path), path))
+    assert not found, "\n" + "\n".join(found)
+
+
+@each_source
+def test_a_source_has_no_output_and_steady_ids(path):
+    cells = exercises.read(path)["cells"]
+    ids = [cell["id"] for cell in cells]
+    assert len(set(ids)) == len(ids)
+    assert all(name.startswith(f"{path.stem[:2]}-") for name in ids)
+    for cell in cells:
+        assert exercises.grading(cell).get("grade_id", cell["id"]) == cell["id"]
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None), f"cell {cell['id']} has been run"
+        assert not re.search(r"\]\((?!https?:)", cell["source"]), f"cell {cell['id']}: a link breaks when handed out"
+
+
+@each_source
+def test_a_source_has_three_tasks_of_twelve_points(path):
+    before, tasks = exercises.parts(exercises.read(path))
+    assert [task.title.split(":")[0] for task in tasks] == [f"{i}. {way}" for i, way in enumerate(exercises.WAYS, 1)]
+    worth = [sum(exercises.grading(cell).get("points", 0) for cell in task.cells) for task in tasks]
+    assert all(worth)
+    assert sum(worth) == exercises.POINTS
+    assert all(exercises.grading(cell).get("locked") for cell in before if cell["cell_type"] == "code")
+    judgements = [cell for task in tasks for cell in task.cells if exercises.grading(cell).get("task")]
+    assert judgements, "at least one task asks for a judgement"
+    assert any("### BEGIN HIDDEN TESTS" in cell["source"] for task in tasks for cell in task.cells if is_test(cell))
+    for cell in judgements:
+        kept = cell["source"].split("=== BEGIN MARK SCHEME ===")
+        assert len(kept) == 2
+        assert kept[1].endswith("=== END MARK SCHEME ===")
+        assert "**A model answer.**" in kept[1]
+        assert "**Marking guide.**" in kept[1]
+
+
+@each_source
+def test_every_code_cell_of_a_task_has_its_role(path):
+    """A solution with markers inside a function; tests and data that nbgrader puts back if a student changed them."""
+    for task in tasks_of(path):
+        assert all(solution for _, solution in exercises.wrong_answers(task.cells)), "they follow their solution"
+        for cell in task.cells:
+            if cell["cell_type"] == "code" and not exercises.is_wrong(cell):
+                grading = exercises.grading(cell)
+                assert grading["solution"] != grading["locked"], f"cell {cell['id']} is solution or locked"
+                assert grading["solution"] == ("### BEGIN SOLUTION" in cell["source"]), f"cell {cell['id']}"
+                if grading["solution"]:
+                    assert "\n    ### BEGIN SOLUTION" in cell["source"], f"{cell['id']}: solutions stand in functions"
+                    assert exercises.wrong_answers(task.cells), f"{cell['id']}: name a wrong answer"
+
+
+@each_source
+def test_every_assertion_says_what_is_wrong_and_tests_say_where_to_read(path):
+    lesson = exercises.LESSONS / path.name
+    headings = notebook_rules.headings(notebook_rules.read(lesson)) if lesson.exists() else ()
+    known = {text.split(". ")[0] for _, _, text in headings}
+    for task in tasks_of(path):
+        for cell in task.cells:
+            if is_test(cell):
+                asserts = [node for node in ast.walk(ast.parse(cell["source"])) if isinstance(node, ast.Assert)]
+                assert asserts, f"cell {cell['id']} tests nothing"
+                assert all(node.msg for node in asserts), f"cell {cell['id']} has an assertion without a message"
+        text = " ".join(cell["source"] for cell in task.cells if not exercises.is_wrong(cell))
+        text = re.sub(r'"\s+f?"', "", re.sub(r"\s+", " ", text))
+        sections = set(re.findall(r"[Ss]ection (\d+)", text))
+        assert sections, f"{task.title!r} names no section of the lesson"
+        assert not known or sections <= known, f"{path.stem} has no section {', '.join(sections - known)}"
+
+
+# (b) and (d) Solutions and wrong answers
+
+
+@pytest.mark.parametrize(("path", "i"), all_tasks())
+def test_a_solution_passes_its_tests_with_nothing_but_the_set_up(path, i, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_task(path, i)
+    assert not capsys.readouterr().err, "nbgrader gives no points for a test that writes to stderr"
+
+
+@pytest.mark.parametrize(("path", "i", "wrong"), all_wrong_answers())
+def test_a_named_wrong_answer_fails_with_words_that_help(path, i, wrong):
+    cell = next(cell for cell in tasks_of(path)[i].cells if cell["id"] == wrong)
+    with pytest.raises(AssertionError) as failure:
+        run_task(path, i, wrong=wrong)
+    message = str(failure.value)
+    assert cell["metadata"]["wrong"]["says"] in message
+    assert re.search(r"[Ss]ection \d", message), f"does not say which section helps: {message}"
+    assert not exercises.grading(cell)
+
+
+def test_wrong_answers_are_many_and_named_once_in_a_task():
+    named = [(path, i, next(c for c in tasks_of(path)[i].cells if c["id"] == wrong)["metadata"]["wrong"]["name"])
+             for path, i, wrong in (parameters.values for parameters in all_wrong_answers())]  # fmt: skip
+    assert len(set(named)) == len(named)
+    assert len(named) >= 4 * len(SOURCES)
+
+
+# (c) What students get, and nbgrader's autograder
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A course folder with the students' versions of all sources."""
+    root = tmp_path_factory.mktemp("course")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTILL_COURSE", str(root))
+        exercises.release()
+        yield root
+
+
+@each_source
+def test_the_students_version_gives_nothing_away(course, path):
+    released = exercises.read(course / "release" / path.stem / path.name)
+    kept = [cell for cell in exercises.read(path)["cells"] if not exercises.is_wrong(cell)]
+    assert [cell["id"] for cell in released["cells"]] == [cell["id"] for cell in kept]
+    text = json.dumps(released, ensure_ascii=False)
+    assert not SECRETS.search(text)
+    assert exercises.WRONG not in text
+    for source, given in zip(kept, released["cells"], strict=True):
+        if exercises.grading(source).get("solution"):
+            solution = source["source"].split("### BEGIN SOLUTION")[1].split("### END SOLUTION")[0]
+            assert not {line.strip() for line in solution.splitlines() if len(line.strip()) > 12} & {
+                line.strip() for line in given["source"].splitlines()
+            }
+
+
+@each_source
+def test_the_students_version_fails_every_test(course, path):
+    before, tasks = exercises.parts(exercises.read(course / "release" / path.stem / path.name))
+    for task in tasks:
+        names, tests = {"__name__": "__main__"}, [cell for cell in task.cells if is_test(cell)]
+        for cell in before + task.cells[: task.cells.index(tests[-1]) + 1]:  # what comes after needs a solution
+            if is_test(cell):
+                with pytest.raises((NotImplementedError, AssertionError)):
+                    run(cell, names)
+            elif cell["cell_type"] == "code":
+                run(cell, names)
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")  # nbgrader's own
+def test_nbgrader_gives_a_solution_all_points_and_an_empty_one_none(course):
+    path = next(path for path in SOURCES if path.stem == "03_train_student")
+    solved = exercises.read(path)
+    solved["cells"] = [cell for cell in solved["cells"] if not exercises.is_wrong(cell)]
+    empty = exercises.read(course / "release" / path.stem / path.name)
+    api, scores = exercises.gradebook(), {}
+    for student, notebook in {"solved": solved, "empty": empty}.items():
+        folder = course / "submitted" / student / path.stem
+        folder.mkdir(parents=True)
+        (folder / path.name).write_text(json.dumps(notebook), encoding="utf-8")
+        graded = api.autograde(path.stem, student)
+        assert graded["success"], graded["log"]
+        scores[student] = api.get_submission(path.stem, student)
+    cells = [cell for task in tasks_of(path) for cell in task.cells]
+    points = sum(exercises.grading(cell).get("points", 0) for cell in cells if is_test(cell))
+    assert (scores["solved"]["code_score"], scores["solved"]["max_code_score"]) == (points, points)
+    assert (scores["empty"]["code_score"], scores["empty"]["max_code_score"]) == (0, points)
+    assert scores["solved"]["max_score"] == exercises.POINTS
+    assert scores["solved"]["needs_manual_grade"], "the judgement waits for a person"
+
+
+# (e) A lesson that changed
+
+
+@each_source
+def test_the_exercises_were_reviewed_against_the_lesson_as_it_is(path):
+    lesson = exercises.LESSONS / path.name
+    if not lesson.exists():
+        pytest.skip(f"{path.stem} is in preparation")
+    assert exercises.read(path)["metadata"]["reviewed"] == exercises.digest(lesson), (
+        f"code or headings of {path.stem} have changed since its exercises were looked through: read both, mend what "
+        f"no longer fits, then say python course/exercises.py reviewed {path.stem}"
+    )
+
+
+def test_a_changed_lesson_has_another_digest(tmp_path):
+    lesson = exercises.LESSONS / SOURCES[0].name
+    content = json.loads(lesson.read_text(encoding="utf-8"))
+
+    def digest():
+        (tmp_path / "lesson.ipynb").write_text(json.dumps(content), encoding="utf-8")
+        return exercises.digest(tmp_path / "lesson.ipynb")
+
+    as_it_is = digest()
+    assert as_it_is == exercises.digest(lesson)
+    text = next(cell for cell in content["cells"] if cell["cell_type"] == "markdown")
+    text["source"] = ["".join(text["source"]) + "\nOne more sentence."]
+    assert digest() == as_it_is, "other words change nothing that an exercise depends on"
+    text["source"] = [text["source"][0] + "\n## 99. One more section"]
+    with_heading = digest()
+    code = next(cell for cell in content["cells"] if cell["cell_type"] == "code")
+    code["source"] = ["".join(code["source"]) + "\nmore = 1"]
+    assert len({as_it_is, with_heading, digest()}) == 3
