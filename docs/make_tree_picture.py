@@ -1,6 +1,6 @@
-"""Makes readable-tree.png beside it: the distilled soft decision tree of notebook 09, hardened, with one digit on its way.
+"""Makes docs/readable-tree.png: the distilled soft decision tree of notebook 09, hardened, with one digit on its way.
 
-Run: python docs/in_preparation/make_tree_picture.py
+Run: python docs/make_tree_picture.py
 """
 
 from pathlib import Path
