@@ -22,7 +22,8 @@ def bounds(requirements: list[str]) -> dict[str, str]:
 
 
 def wanted() -> dict[str, str]:
-    return bounds(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    extras = PROJECT["optional-dependencies"]
+    return bounds(PROJECT["dependencies"] + extras["test"] + extras["course"])
 
 
 def pins() -> dict[str, list[str]]:
