@@ -3,6 +3,9 @@
 ## make lab    set up, open JupyterLab
 ## make course set up, write the students' versions of the graded exercises into build/course/release
 ## make lint   set up, check style
+## make site   the web edition, in build/site; make site-test looks at it in Chromium
+## make slides slides from the notebooks' own cells, in build/slides
+## make colab  notebooks that install the package first, in build/site/colab
 ## make mutants put faults into copies of the package, and show which test notices each
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
@@ -12,16 +15,21 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
   command -v $(name) >/dev/null 2>&1 && $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 BIN := .venv/bin
 READY := .venv/ready
+SITE := build/site-venv
 export JUPYTER_PLATFORM_DIRS := 1
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
 
-# Written last: a set-up that was cut short has no such file, and is begun again.
-$(READY): requirements.txt pyproject.toml
+define find_python
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found: install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: $(PYTHON) is no Python 3.11 or newer: say make PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) came without venv or ensurepip: install python3-venv (on Debian and Ubuntu: sudo apt install python3-venv), then run make again" >&2; exit 1; }
+endef
+
+# Written last: a set-up that was cut short has no such file, and is begun again.
+$(READY): requirements.txt pyproject.toml
+	$(find_python)
 	@echo "Setting up .venv (once; a few minutes on a slow line) ..."
 	"$(PYTHON)" -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -48,15 +56,46 @@ lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 
+# The site has an environment of its own, without torch: it reads the notebooks' outputs and the package's source.
+$(SITE)/ready: docs/site/requirements.txt
+	$(find_python)
+	"$(PYTHON)" -m venv --clear $(SITE)
+	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(SITE)/bin/python -m uv pip install --python $(SITE)/bin/python --quiet -r docs/site/requirements.txt
+	@touch $@
+
+slides: $(SITE)/ready
+	rm -rf build/slides
+	$(SITE)/bin/python docs/site/slides.py build/slides
+
+site: slides
+	rm -rf build/site build/site-doctrees
+	$(SITE)/bin/python docs/site/pages.py build/site-source
+	$(SITE)/bin/python -m sphinx -q -W --keep-going -c docs/site -d build/site-doctrees build/site-source build/site
+	cp -R build/slides build/site/slides
+	$(SITE)/bin/python docs/site/check.py build/site
+
+site-test: site
+	@command -v npm >/dev/null || { echo "make site-test looked at nothing: it needs node, npm and Chromium"; exit 0; }; \
+	mkdir -p build/look-modules && cp docs/site/package.json build/look-modules/ && \
+	npm install --prefix build/look-modules --silent --no-audit --no-fund --no-package-lock && \
+	LOOK_MODULES=build/look-modules node docs/site/look.mjs build/site build/look
+
+# Into the site, where they are published: after make site, which begins with an empty folder.
+colab: $(SITE)/ready
+	$(SITE)/bin/python docs/site/colab.py build/site/colab
+
 # The newest versions that the index serves; torch and torchvision as a pair that was tried. What torch brings along
 # for CUDA stays out: torch itself pins it, and a build for the CPU does without (UV_TORCH_BACKEND=cpu).
 lock: $(READY)
 	mkdir -p build && printf 'torch==2.15.0\ntorchvision==0.29.2\n' > build/constraints.txt
-	$(BIN)/python -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url \
+	$(BIN)/python -m uv pip compile pyproject.toml --extra test --extra course --universal --python-version 3.11 --no-emit-index-url \
 	  --no-annotate --upgrade --custom-compile-command "make lock" --constraint build/constraints.txt -o build/compiled.txt
 	grep -v -E '^(cuda|nvidia)-|^triton==' build/compiled.txt > requirements.txt
+	$(BIN)/python -m uv pip compile --group site --universal --python-version 3.11 --fork-strategy fewest --no-emit-index-url \
+	  --no-annotate --upgrade --custom-compile-command "make lock" -o docs/site/requirements.txt
 
 clean:
 	rm -rf .venv build runs .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course mutants lint lock clean
+.PHONY: help run test lab course slides site site-test colab mutants lint lock clean

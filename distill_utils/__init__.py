@@ -10,5 +10,5 @@ are bool N×H×W. Modules import downwards only:
     localisation, readable, features, batchnorm, stats
     teacher_cache, training
     data, models, losses, augment, soft_tree
-    glyphs, counter, store, parallel, progress, checks, settings
+    glyphs, counter, store, parallel, progress, checks, launch, settings
 """

@@ -7,7 +7,7 @@ Chinese README has the same tables in its own words, the instructor's page that 
 import re
 from collections import Counter
 
-from distill_utils import readme_zh, series, settings, store
+from distill_utils import launch, readme_zh, series, settings, store
 
 README = settings.ROOT / "README.md"
 CHINESE = settings.ROOT / "README.zh-CN.md"
@@ -75,10 +75,16 @@ def _notebooks() -> str:
         if path.stem in timings:
             measured.append(timings[path.stem]["seconds"])
             minutes, memory = _minutes(measured[-1]), _memory(timings[path.stem]["peak_memory_mb"])
-        lines.append(f"| {path.stem[:2]} [{title}](notebooks/{path.name}) | {sentence} | {minutes} | {memory} |")
+        name = " · ".join([f"[{title}](notebooks/{path.name})", *_elsewhere(path.stem)])
+        lines.append(f"| {path.stem[:2]} {name} | {sentence} | {minutes} | {memory} |")
     if len(measured) == len(paths) > 0:
         lines.append(f"| | all of them, one after the other | {_minutes(sum(measured))} | |")
     return "\n".join(lines)
+
+
+def _elsewhere(stem: str) -> list[str]:
+    """Links to where a notebook opens with one click; none while pyproject.toml names no public address."""
+    return [f"[{name}]({address})" for name, address in launch.links(stem).items()]
 
 
 def _opening(path) -> tuple[str, str]:

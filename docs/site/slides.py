@@ -1,0 +1,288 @@
+"""Slides from the notebooks' own cells: one self-contained HTML file per lesson, for a projector.
+
+    python docs/site/slides.py build/slides [BEGINNING OF A NOTEBOOK'S NAME ...]
+
+What becomes a slide is a rule, so that a new lesson has slides without any work:
+
+- title and first paragraph; then what *You will* promises;
+- every figure, without its code, under its heading and the paragraph that leads to it;
+- in a part without a figure, its first table; in a section with neither, its first paragraph;
+- the summary, and the exercises without their hints. All other text goes into the speaker's notes (press S);
+  sections called Set-up and Next are left out.
+
+A cell's own slide metadata (slideshow: slide_type, as JupyterLab's property inspector sets it) comes first: *slide*,
+*subslide* or *fragment* on a code cell shows its code and its output, *skip* leaves a cell out, and on the cell with
+a section's heading the whole section.
+"""
+
+import copy
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+from nbconvert.exporters import SlidesExporter
+from pygments.formatters import HtmlFormatter
+
+HERE = Path(__file__).resolve().parent
+NOTEBOOKS = HERE.parents[1] / "notebooks"
+WORDS = 45  # of running text on a slide
+SHOWN = {"slide", "subslide", "fragment"}
+HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.MULTILINE)
+FENCED = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass
+class Part:
+    """What stands below one heading: its level and text, the heading of the section around it, and its pieces:
+    paragraphs of text, and code cells."""
+
+    level: int
+    title: str
+    section: str
+    skipped: bool = False
+    pieces: list = field(default_factory=list)
+
+    def paragraphs(self) -> list[str]:
+        return [piece for piece in self.pieces if isinstance(piece, str)]
+
+    def code(self) -> list:
+        return [piece for piece in self.pieces if not isinstance(piece, str)]
+
+
+def parts(notebook) -> list[Part]:
+    """A notebook taken apart at its headings."""
+    found, section, skipped = [], "", False
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            if slide_type(cell) != "skip":
+                found[-1].pieces.append(cell)
+            continue
+        for level, title, text in _pieces_of_text(cell.source):
+            if level:
+                if level <= 2:
+                    section, skipped = title, slide_type(cell) == "skip"
+                found.append(Part(level, title, section, skipped))
+            if text.strip() and slide_type(cell) != "skip":
+                found[-1].pieces += _paragraphs(text)
+    return found
+
+
+def slide_type(cell) -> str:
+    return cell.metadata.get("slideshow", {}).get("slide_type", "-")
+
+
+def _pieces_of_text(source: str):
+    """(level, heading, text) of everything between headings; level 0 for text in front of the first."""
+    fences = [match.span() for match in FENCED.finditer(source)]
+    heads = [m for m in HEADING.finditer(source) if not any(a <= m.start() < b for a, b in fences)]
+    yield 0, "", source[: heads[0].start()] if heads else source
+    for head, following in zip(heads, [*heads[1:], None], strict=False):
+        yield len(head[1]), head[2], source[head.end() : following.start() if following else None]
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Blocks between blank lines; fenced code, and what is indented below a list's line, stay whole."""
+    blocks, fence = [], None
+    for block in re.split(r"\n\s*\n", text.strip("\n")):
+        inside = fence is not None
+        for mark in re.findall(r"^(```|~~~)", block, re.MULTILINE):
+            fence = None if fence == mark else fence or mark
+        if blocks and (inside or re.match(r"[ \t]", block)):
+            blocks[-1] += f"\n\n{block}"
+        elif block.strip():
+            blocks.append(block)
+    return blocks
+
+
+def brief(text: str, words: int = WORDS) -> str:
+    """The first sentences of a paragraph that fit, at least one."""
+    if len(text.split()) <= words:
+        return text
+    kept = ""
+    for sentence in re.split(r"(?<=[.?!:])\s+(?=[^a-z])", text):
+        if kept and len(f"{kept} {sentence}".split()) > words:
+            break
+        kept = f"{kept} {sentence}".strip()
+    return kept.removesuffix(":") + ("." if kept.endswith(":") else "")
+
+
+def is_prose(paragraph: str) -> bool:
+    """Whether a paragraph can stand alone on a slide: no list, table or code, and no sentence's second half."""
+    return not re.match(r"\s*([-*+>|<]\s|[>|<]|\d+[.)]\s|```|~~~|#|[a-z]| {4})", paragraph)
+
+
+def outputs(cell, kind: str) -> list:
+    """The outputs of a code cell that carry a kind of data, such as image/png."""
+    return [output for output in cell.outputs if kind in output.get("data", {})]
+
+
+# From parts to slides
+
+
+def slides(notebook) -> list:
+    """Cells of a slide show, in nbconvert's terms: each has its slide_type, text and code in the order shown."""
+    found = parts(notebook)
+    opening, rest = found[0], found[1:]
+    shown = _opening(opening)
+    for part in rest:
+        if part.skipped or re.fullmatch(r"(\d+\. )?(set[- ]up|next)", part.section, re.IGNORECASE):
+            continue
+        if part.title in ("Summary", "Exercises"):
+            shown += _closing(part)
+            continue
+        members = [other for other in rest if other.section == part.section]
+        shown += _part(part, alone=part is members[0] and not any(_has_something(other) for other in members))
+    return shown
+
+
+def _opening(part: Part) -> list:
+    first, *others = part.paragraphs()
+    will = r"^(?:> )?\*\*You will\*\*.*?$\n(.*?)(?=^(?:> )?\*\*|\Z)"
+    promise = re.search(will, "\n\n".join(others), re.MULTILINE | re.DOTALL)
+    cells = [_text("slide", f"# {_without_number(part.title)}\n\n{first}", others)]
+    if promise:
+        items = re.sub(r"^> ?", "", promise[1], flags=re.MULTILINE).strip()
+        cells.append(_text("slide", f"## You will\n\n{items}"))
+    return cells
+
+
+def _closing(part: Part) -> list:
+    text = re.sub(r"<details>.*?</details>", "", "\n\n".join(part.paragraphs()), flags=re.DOTALL)
+    text = re.sub(r"\n\s*\n(\s*\n)+", "\n\n", text).strip()
+    cells = [_text("slide", f"## {part.title}\n\n{text}")]
+    table = next(filter(_is_table, part.code()), None)
+    return [*cells, _text("subslide", f"## {part.title}"), _result(table, "text/markdown")] if table else cells
+
+
+def _has_something(part: Part) -> bool:
+    return any(_is_figure(cell) or _is_table(cell) or slide_type(cell) in SHOWN for cell in part.code())
+
+
+def _is_figure(cell) -> bool:
+    return bool(outputs(cell, "image/png"))
+
+
+def _is_table(cell) -> bool:
+    found = outputs(cell, "text/markdown")
+    return bool(found) and "".join(found[0].data["text/markdown"]).startswith("|")
+
+
+def _part(part: Part, alone: bool) -> list:
+    """The slides of one part. alone: nothing in its section can be shown but what it says."""
+    figures = any(map(_is_figure, part.code()))
+    table = None if figures else next(filter(_is_table, part.code()), None)
+    cells, lead, text = [], "", []
+    for piece in part.pieces:
+        if isinstance(piece, str):
+            text.append(piece)
+            lead = piece if is_prose(piece) else lead
+            continue
+        marked = slide_type(piece) in SHOWN
+        if marked or _is_figure(piece) or piece is table:
+            cells.append(_text("subslide" if cells else "slide", _head(part, brief(lead)), text))
+            cells.append(_shown(piece) if marked else _result(piece, "image/png" if figures else "text/markdown"))
+            lead, text = "", []
+    if not cells and alone:
+        leads = [paragraph for paragraph in part.paragraphs() if is_prose(paragraph)]
+        cells = [_text("slide", _head(part, brief(leads[0], 2 * WORDS) if leads else ""), text)]
+    elif cells and text:  # what is said after the last figure belongs to it
+        cells.insert(-1, _notes(text))
+    return cells
+
+
+def _head(part: Part, lead: str) -> str:
+    above = f'<p class="section">{part.section}</p>\n\n' if part.level > 2 else ""
+    return f"{above}## {part.title}\n\n{lead}"
+
+
+def _without_number(title: str) -> str:
+    return re.sub(r"^\d+\.\s+", "", title)
+
+
+def _text(kind: str, source: str, notes: list[str] = ()):
+    cell = nbformat.v4.new_markdown_cell(_unlinked(source))
+    cell.metadata["slideshow"] = {"slide_type": kind}
+    if notes:
+        cell.metadata["notes"] = "\n\n".join(notes)
+    return cell
+
+
+def _notes(paragraphs: list[str]):
+    cell = nbformat.v4.new_markdown_cell(_unlinked("\n\n".join(paragraphs)))
+    cell.metadata["slideshow"] = {"slide_type": "notes"}
+    return cell
+
+
+def _unlinked(text: str) -> str:
+    """Text without relative links, which lead nowhere from a single file."""
+    return re.sub(r"(?<!!)\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+
+def _shown(cell):
+    cell = copy.deepcopy(cell)
+    cell.metadata["slideshow"] = {"slide_type": "-"}
+    return cell
+
+
+def _result(cell, kind: str):
+    """A code cell without its code, with its outputs of one kind alone."""
+    cell = _shown(cell)
+    cell.outputs = outputs(cell, kind)[:1]
+    cell.metadata["transient"] = {"remove_source": True}
+    return cell
+
+
+def _with_notes(cells: list) -> list:
+    """Notes that were kept with a slide's text, as cells of their own behind it."""
+    for cell in cells:
+        yield cell
+        if "notes" in cell.metadata:
+            yield _notes([cell.metadata.pop("notes")])
+
+
+# From slides to a file
+
+
+def page(notebook, name: str) -> str:
+    """The slide show as one HTML file that needs no other and no network."""
+    show = nbformat.v4.new_notebook(metadata=notebook.metadata, cells=list(_with_notes(slides(notebook))))
+    exporter = SlidesExporter(template_name="slides", extra_template_basedirs=[str(HERE)], embed_images=True)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    title = _without_number(parts(notebook)[0].title)
+    kept = {"metadata": {"name": name}, "show": {"title": title, "css": _styles(), "js": _scripts()}}
+    return exporter.from_notebook_node(show, resources=kept)[0]
+
+
+def _styles() -> str:
+    code = HtmlFormatter(style="a11y-high-contrast-light").get_style_defs(".highlight")
+    files = [_reveal() / "reset.css", _reveal() / "reveal.css", HERE / "slides" / "slides.css"]
+    return "\n".join([*(path.read_text(encoding="utf-8") for path in files), code])
+
+
+def _scripts() -> list[str]:
+    files = [_reveal() / "reveal.js", _reveal().parent / "plugin" / "notes" / "notes.js"]
+    return [path.read_text(encoding="utf-8").replace("</script", "<\\/script") for path in files]
+
+
+def _reveal() -> Path:
+    """reveal.js as sphinx-revealjs brings it along: only its files are used."""
+    import sphinx_revealjs
+
+    return Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs" / "dist"
+
+
+def main(folder: str, names: list[str]) -> None:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        if not names or any(path.stem.startswith(name) for name in names):
+            notebook = nbformat.read(path, as_version=4)
+            target = Path(folder) / f"{path.stem}.html"
+            target.write_text(page(notebook, path.stem), encoding="utf-8")
+            count = sum(slide_type(cell) in SHOWN for cell in slides(notebook))
+            print(f"{target}: {count} slides")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
