@@ -18,7 +18,7 @@
 # BatchNormalization”.
 
 # %% [markdown]
-# ## Two names that cannot be found
+# ## 1. Two names that cannot be found
 #
 # No paper, library or documentation describes a “GroupLuong” or a “ModelArnol” distillation; we have searched and say
 # so once. But the article describes each in one sentence, and those sentences fit methods that do exist:
@@ -65,7 +65,7 @@ z_t, z_s = (logits(model, data.validation.images).double()
             for model in (teacher, student))  # N×C
 
 # %% [markdown]
-# ## The loss, split by groups
+# ## 2. The loss, split by groups
 #
 # Put the C classes into [groups](../course/glossary.md#group-distillation). To say which class an image shows, one can first say which *group*, and then which
 # *member* of it. With P_g and Q_g for the mass that teacher and student give to group g:
@@ -146,7 +146,7 @@ check("dkd_loss is that", abs(by_hand - losses.dkd_loss(
     z_s, z_t, labels, T)), high=1e-10)
 
 # %% [markdown]
-# ## Groups with a meaning: who looks like whom?
+# ## 3. Groups with a meaning: who looks like whom?
 #
 # Which groups would *mean* something? The teacher knows: its soft targets say which classes it nearly confuses. We
 # average them per class over the training images, take that table as a measure of likeness, and cluster it into half
@@ -246,7 +246,7 @@ if data.name == "glyphs":
             np.mean([value >= found for value in drawn]))}])
 
 # %% [markdown]
-# ## What does a student learn first, the family or the member?
+# ## 4. What does a student learn first, the family or the member?
 #
 # The split is a microscope. Train a student with the plain loss, from scratch, and log both parts as it goes: nothing
 # about the training changes, since their sum is the loss. We log two shares of the training batches beside them: how
@@ -352,7 +352,7 @@ widgets.explore(draw, count=(2, C, 1), instead="With a live kernel, a slider "
                 "here chooses the number of groups; see the figure above.")
 
 # %% [markdown]
-# ## Other things to match: scale, relations, features
+# ## 5. Other things to match: scale, relations, features
 #
 # The loss may also ask for something else than the teacher's probabilities. Each of these is a few lines in
 # `distill_utils.losses` or `distill_utils.features`:
@@ -436,7 +436,7 @@ plots.show(fig, "Six images and, below each, where the teacher is active: "
 # meaning.
 
 # %% [markdown]
-# ## Twelve techniques, equal means
+# ## 6. Twelve techniques, equal means
 #
 # Published comparisons disagree by about a point on what even plain distillation reaches, because training recipes,
 # tuning and the number of seeds differ. So we ran our own: the study `techniques` gives every technique the same
@@ -571,7 +571,7 @@ check("every technique tried as many settings", len(
     {len(t.settings) for t in study_techniques.TECHNIQUES.values()}) == 1)
 
 # %% [markdown]
-# ## Fine-tuning: the large model keeps the small one's knowledge
+# ## 7. Fine-tuning: the large model keeps the small one's knowledge
 #
 # The second description: fine-tune the large model and keep what the small one knows. Why would anybody want that?
 # Say the small model is in use, and the large one is to replace it. Users are used to what the small one gets right;
@@ -648,7 +648,7 @@ check("the retention term raises agreement", 100 * gained,
 # Read the last column of the table too: does the retention term lower the negative flips, or does it merely make the
 # large model wrong where the small one is wrong? Agreement is the wrong thing to ask for if flips are what hurts.
 #
-# ## Learning without forgetting
+# ## 8. Learning without forgetting
 #
 # The other direction is [Learning without Forgetting](../course/glossary.md#learning-without-forgetting) (Li and Hoiem 2016). A small model knows some classes. Now the
 # large one shall teach it new ones, and only images of the new classes are at hand. Fine-tune naively and the old
@@ -775,7 +775,7 @@ check("at a small price on the new task", 100 * price, high=5)
 # A third reading of “keep the knowledge” is to start from weights rather than from answers: the rows *cut from the
 # teacher* and *SimKD* of the table above are that.
 #
-# ## BatchNorm: what “does not apply directly” hides
+# ## 9. BatchNorm: what “does not apply directly” hides
 #
 # **The teacher must be in eval mode.** In training mode a BatchNorm layer uses the statistics of the batch at hand
 # and updates its record; `no_grad` does not stop that. Then an answer depends on who shares the batch, and a recorded

@@ -37,7 +37,7 @@ from distill_utils.training import logits
 begin("08_explain_with_deeplift")
 
 # %% [markdown]
-# ## A classifier that looks fine
+# ## 1. A classifier that looks fine
 #
 # This lesson always uses the glyphs, because only there do we know the true explanation of every image. We plant a
 # flaw: each image gets a small patch in one corner, and nearly always the patch is the one that belongs to the class.
@@ -103,7 +103,7 @@ check("the biased teacher passes its test", looks_fine, low=0.75)
 # %% [markdown]
 # Nothing in that number is alarming. What does the network look at?
 #
-# ## The score that is explained
+# ## 2. The score that is explained
 #
 # DeepLIFT (Shrikumar et al. 2017) compares an image with a [*baseline*](../course/glossary.md#baseline), an image without information, and shares the
 # difference of a score among the pixels. Shared out completely, the map adds up to the difference: this is called
@@ -213,7 +213,7 @@ plots.show(fig, "Three images with the DeepLIFT maps of the biased and of "
 # Compare the outlined corner with the maps. The clean teacher has no reason to colour it. Before we believe what we
 # see, two questions: is the tool itself sound, and does the network really behave as its map says?
 #
-# ## What breaks DeepLIFT
+# ## 3. What breaks DeepLIFT
 #
 # captum, the library that everybody uses, attaches DeepLIFT's rule to *modules* of a few exact types. Anything else
 # that bends a signal falls back to the plain gradient. Nothing warns, and the map looks as it always does. Here are
@@ -350,7 +350,7 @@ check("another image does not",
       captum_misses(hidden, images, classes, other), low=0.01)
 
 # %% [markdown]
-# ## The experiment that needs no map
+# ## 4. The experiment that needs no map
 #
 # A map is an opinion about a network. The glyphs allow an experiment on it: draw the *same* image, noise and all,
 # with another class's patch in the corner, and see whether the answer changes.
@@ -379,7 +379,7 @@ check("points that the clean teacher loses", gap["clean teacher"], high=8)
 # So the map was right about the biased teacher: its accuracy was borrowed from the corner. Note the order of trust:
 # the experiment convicts the network, the map only told us where to look.
 #
-# ## A map can look right for no reason
+# ## 5. A map can look right for no reason
 #
 # An edge detector, which knows no network, paints outlines that look like explanations (Adebayo et al. 2018). An
 # untrained network paints something too. Both must stand beside every map that is to be believed.
@@ -410,7 +410,7 @@ plots.show_table([{"map": n, "relevance on the glyph, over chance":
 # chance, “it looks at the object” cannot be said from this number: it is a property of the pictures. Then compare the
 # untrained network with the trained ones. A score must pass such *gates* before it may judge anybody.
 #
-# ## Does the map know what the network does?
+# ## 6. Does the map know what the network does?
 #
 # A better question than “where does the map point?” is “does it foretell what happens?” Take each region of each
 # image (glyph, patch, distractor, eight stretches of background), draw the image again without it, and note how far
@@ -449,7 +449,9 @@ students = [n for n in networks if "teacher" not in n]
 plots.show_table([{"network": n, **foretold(n)} for n in students])
 
 # %% [markdown]
-# ## Do single units see the glyph?
+# One is a perfect order, zero is chance.
+#
+# ## 7. Do single units see the glyph?
 #
 # There is a paper that found what the article promises: distilled students have more *concept detectors* (Han et al.
 # 2023), counted by network dissection (Bau et al. 2017). A unit is taken where it is most active, over all images; if
@@ -479,9 +481,7 @@ check("turned units mark the glyph as well (ratio of means)",
       float(turned.mean() / own.mean()), low=0.7)
 
 # %% [markdown]
-# One is a perfect order, zero is chance.
-#
-# ## Is the flaw passed on?
+# ## 8. Is the flaw passed on?
 #
 # Now the students. All of them saw biased images; only their teachers differ.
 
@@ -520,7 +520,7 @@ check("share that advice from the biased teacher repairs",
       share["distilled, biased"], high=0.35)
 
 # %% [markdown]
-# ## Distilling the map itself
+# ## 9. Distilling the map itself
 #
 # e²KD (Parchami-Araghi et al. 2024) adds one term to the loss: the cosine between the student's and the teacher's
 # Grad-CAM map of the same class. The whole term is two lines. We keep the maps' signs; the published code cuts them at
@@ -566,7 +566,7 @@ plots.show_table(table)
 # Each column is the cosine with the clean teacher's maps, over that of mismatched images: zero is no agreement about
 # the image at all.
 #
-# ## The evidence
+# ## 10. The evidence
 #
 # Everything so far was one seed. The study repeats it for several, with all controls, and judges only what passes the
 # gates that were declared before it ran.

@@ -54,7 +54,7 @@ fig = plots.image_grid(data.test.images[:10],
 plots.show(fig, "Ten handwritten digits of 8 by 8 grey pixels, with labels.")
 
 # %% [markdown]
-# ## One gate, and a tree of gates
+# ## 1. One gate, and a tree of gates
 #
 # A classic decision tree asks about one pixel at a time and cannot be trained
 # by gradient. Frosst and Hinton's [*soft* tree](../course/glossary.md#soft-decision-tree) (2017) asks about the whole
@@ -108,7 +108,7 @@ check("the leaves of an image share out one",
       float((ours.exp().sum(1) - 1).abs().max()), high=1e-5)
 
 # %% [markdown]
-# ## What should a leaf learn?
+# ## 2. What should a leaf learn?
 #
 # Every leaf l holds a distribution Q_l over the classes that no image
 # changes. Two losses come to mind, for an image with target T and path
@@ -136,7 +136,7 @@ for loss in (soft_tree.mixture_loss, soft_tree.bigot_loss):
 # the bigot loss, plus a penalty that keeps gates from sending everything to
 # one side.
 #
-# ## A teacher, and three trees of one shape
+# ## 3. A teacher, and three trees of one shape
 #
 # The teacher is the convolutional network of notebook 01, trained on images
 # that are turned and shifted a little. One tree of depth 4, fifteen gates and
@@ -187,7 +187,7 @@ print(f"teacher: {at:.4f}")
 # yet; one seed and a few hundred images cannot say which is better. The study
 # below can.
 #
-# ## What can a teacher tell a tree?
+# ## 4. What can a teacher tell a tree?
 #
 # Softer targets, is the usual answer. There is a trap in it: the teacher was
 # trained on these very images. How much does it say of them beyond the label,
@@ -229,7 +229,7 @@ check("on new images the teacher hesitates more", cold[new] / cold[known],
 check("at T = 4 it hesitates everywhere", warm[known], low=0.05)
 
 # %% [markdown]
-# ## The distilled tree, drawn
+# ## 5. The distilled tree, drawn
 #
 # This is the sparse one. Start at the top. In every gate, blue pixels speak for yes, the way to the
 # right, and red ones for no. The thickness of a line is the share of test
@@ -272,7 +272,7 @@ check("the short tree of the drawing reads digits", accuracy(chosen),
       low=0.8)
 
 # %% [markdown]
-# ## One digit on its way
+# ## 6. One digit on its way
 #
 # A drawing of the tree says what it *can* ask. For one image only the gates
 # on its path count. Below, each column is one of them: its filter, the image,
@@ -333,7 +333,7 @@ widgets.explore(walk, number=(0, len(data.test) - 1, 1), instead=(
     "The slider needs a live kernel: the figures above show one digit."))
 
 # %% [markdown]
-# ## What would have changed its mind?
+# ## 7. What would have changed its mind?
 #
 # "Because gate 3 said yes" is an answer; "it would have said something else
 # if this stroke had been lighter" is a better one. Every leaf of a hard tree
@@ -376,7 +376,7 @@ check("half of them are shorter than half of the image",
 # readable, and it is easily moved: these are two different virtues, and it
 # has the first.
 #
-# ## A tree of single pixels
+# ## 8. A tree of single pixels
 #
 # scikit-learn's [CART](../course/glossary.md#cart) is the older kind of tree: each gate asks whether one
 # pixel is brighter than a threshold. It can be distilled as well. On labels
@@ -422,7 +422,7 @@ check("the drawn tree beats a CART of depth 4, distilled",
       accuracy(chosen) - accuracy(carts["distilled"][4]), low=0.05)
 
 # %% [markdown]
-# ## Your turn to be the tree
+# ## 9. Your turn to be the tree
 #
 # Here are four test images. Go back to the drawing, follow the filters, and
 # write down what *the tree* will say of each: not what you see, what it says.
@@ -455,7 +455,7 @@ plots.show_table([
 # noticing when it made a sizeable mistake (Poursabzi-Sangdeh et al. 2021). A
 # tree that can be read invites belief. Read it, and measure it too.
 #
-# ## Accuracy against readability, over seeds
+# ## 10. Accuracy against readability, over seeds
 #
 # What you saw was one seed. The study behind the next figure grew every tree
 # on several seeds, with its own teacher and its own images each: on digits,
@@ -579,7 +579,7 @@ rows.append({"depth 8, every label": "distilled, 3,000 labels",
 plots.show_table(rows)
 
 # %% [markdown]
-# ## How deep must a tree be to follow a network?
+# ## 11. How deep must a tree be to follow a network?
 #
 # There is a second use for a tree: not as the student, but as a *scale*. Take
 # the factors from which a glyph was drawn, which letter, which face, how
