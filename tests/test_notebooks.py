@@ -21,7 +21,9 @@ def test_notebook_keeps_the_rule(path, name):
 
 def test_the_series_is_there():
     assert PATHS, f"no notebook in {NOTEBOOKS}"
-    assert [path.name[:2] for path in PATHS] == [f"{i:02}" for i in range(len(PATHS))], "numbers without a gap"
+    waiting = (NOTEBOOKS.parent / "docs" / "in_preparation").glob("[0-9][0-9]_*.py")
+    numbers = sorted(path.name[:2] for path in [*PATHS, *waiting])
+    assert numbers == [f"{i:02}" for i in range(len(numbers))], "numbers without a gap: a lesson is lost"
 
 
 # The rules themselves, on a notebook made here
