@@ -1,7 +1,7 @@
 ## make run    set up, execute the whole series, write build/
 ## make test   set up, run every test and every notebook under nbval
 ## make lab    set up, open JupyterLab
-## make lint   set up, check style
+## make lint   set up, check style, types and spelling
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
 ## Needs Python 3.11 or newer; another one than python3: make run PYTHON=/path/to/python3
@@ -39,6 +39,8 @@ lab: $(READY)
 lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m codespell_lib
 
 # The newest versions that the index serves; torch and torchvision as a pair that was tried. What torch brings along
 # for CUDA stays out: torch itself pins it, and a build for the CPU does without (UV_TORCH_BACKEND=cpu).
