@@ -82,7 +82,7 @@ def show_table(rows: list[dict]) -> None:
 
 
 def without_markup(text: str) -> str:
-    """Markdown that holds no HTML, no link and no picture, and reads the same: for words that come from data."""
+    """Markdown that holds no HTML, no picture and no link but a bare address: for words that come from data."""
     return text.replace("<", "&lt;").replace("](", "]&#40;")
 
 
