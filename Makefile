@@ -2,7 +2,7 @@
 ## make test   set up, run every test and every notebook under nbval
 ## make lab    set up, open JupyterLab
 ## make course set up, write the students' versions of the graded exercises into build/course/release
-## make lint   set up, check style
+## make lint   set up, check style, types and spelling
 ## make site   the web edition, in build/site; make site-test looks at it in Chromium
 ## make slides slides from the notebooks' own cells, in build/slides
 ## make colab  notebooks that install the package first, in build/site/colab
@@ -55,6 +55,8 @@ mutants: $(READY)
 lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m codespell_lib
 
 # The site has an environment of its own, without torch: it reads the notebooks' outputs and the package's source.
 $(SITE)/ready: docs/site/requirements.txt

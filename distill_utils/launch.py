@@ -39,6 +39,6 @@ def for_colab(notebook: dict, address: str) -> dict:
     The checkout becomes the working directory: results/ with its studies is found there. Outputs are kept.
     """
     source = f"!git clone --quiet --depth 1 {address} distill\n%cd distill\n%pip install --quiet ."
-    install = {"cell_type": "code", "id": "install", "metadata": {}, "execution_count": None, "outputs": [],
+    install: dict = {"cell_type": "code", "id": "install", "metadata": {}, "execution_count": None, "outputs": [],
                "source": source.splitlines(keepends=True)}  # fmt: skip
     return notebook | {"cells": [install, *notebook["cells"]]}

@@ -58,14 +58,19 @@ def _smaller(png: io.BytesIO) -> bytes:
 
 
 def show_table(rows: list[dict]) -> None:
-    """Display rows, dicts with the same keys, as a table; numbers to the right with up to four digits."""
+    """Display rows, dicts with the same keys, as a table; numbers to the right with up to four digits.
+
+    What stands in a cell is shown as it is: no name of a class or a file becomes HTML, a link or a picture.
+    """
     from IPython.display import display
 
     cells = [[_text(value) for value in row.values()] for row in rows]
     names = list(rows[0])
     numeric = [all(isinstance(row[name], int | float | np.number) for row in rows) for name in names]
     rule = ["---:" if right else ":---" for right in numeric]
-    markdown = "\n".join("| " + " | ".join(line) + " |" for line in [names, rule, *cells])
+    markdown = "\n".join(
+        "| " + " | ".join(without_markup(cell) for cell in line) + " |" for line in [names, rule, *cells]
+    )
     widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
     plain = "\n".join(
         "  ".join(
@@ -76,12 +81,17 @@ def show_table(rows: list[dict]) -> None:
     display({"text/markdown": markdown, "text/plain": plain}, raw=True)
 
 
+def without_markup(text: str) -> str:
+    """Markdown that holds no HTML, no picture and no link but a bare address: for words that come from data."""
+    return text.replace("<", "&lt;").replace("](", "]&#40;")
+
+
 def _text(value) -> str:
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, float | np.floating):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return str(value).replace("|", "\\|")
+        return f"{value:.4g}" if abs(float(value)) < 1000 else f"{value:,.0f}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def image_grid(images, titles=None, *, columns: int = 8, size: float = 1.35, masks=None) -> Figure:

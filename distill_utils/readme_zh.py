@@ -123,7 +123,8 @@ def chinese(table: str) -> str:
 
 
 def _cell(found: re.Match) -> str:
-    space, words, end = re.fullmatch(r"(\s*)(.*?)(\s*)", found[0]).groups()
+    words = found[0].strip()
+    space, end = found[0].split(words) if words else (found[0], "")
     if words in WORDS:
         return f"{space}{WORDS[words]}{end}"
     words = re.sub(r"\[([^\]]+)\](?=\()", lambda link: f"[{WORDS.get(link[1], link[1])}]", words)

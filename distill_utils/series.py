@@ -1,5 +1,6 @@
 """Runs the series of notebooks as a reader would, keeps the executed copies, their pages and what they took."""
 
+import copy
 import json
 import re
 import threading
@@ -11,7 +12,7 @@ import nbformat
 import psutil
 from nbconvert import HTMLExporter
 
-from distill_utils import checks, data, progress, settings, store
+from distill_utils import checks, data, plots, progress, settings, store
 
 NOTEBOOKS = settings.ROOT / "notebooks"
 
@@ -93,6 +94,10 @@ def tidy(notebook) -> None:
 def page(notebook, title: str) -> str:
     """The notebook as one HTML page that needs no network. Links between notebooks become links between pages, links
     out of notebooks/ lead into the checkout."""
+    notebook = copy.deepcopy(notebook)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "text/markdown" in output.get("data", {}):  # an author's HTML stands in text cells; here it is data's
+            output.data["text/markdown"] = plots.without_markup(output.data["text/markdown"])
     exporter = HTMLExporter(template_name="lab", embed_images=True)
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})

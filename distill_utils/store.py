@@ -140,7 +140,7 @@ def differing(expected: dict, found: dict | None) -> str:
 
 
 def _flat(record: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict = {}
     for name, value in record.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
@@ -150,7 +150,7 @@ def _name(kind: str, key: dict) -> str:
     return f"{kind}-{digest(key)}"
 
 
-def digest(key: dict) -> str:
+def digest(key: dict | list) -> str:
     """Sixteen hexadecimal digits that identify a JSON-able value."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -160,7 +160,9 @@ def code_version(*modules: str) -> str:
     """A digest of what these modules of the package compute: their syntax trees without docstrings or comments."""
     trees = []
     for module in modules:
-        source = Path(importlib.util.find_spec(f"distill_utils.{module}").origin).read_text(encoding="utf-8")
+        spec = importlib.util.find_spec(f"distill_utils.{module}")
+        assert spec is not None
+        source = Path(str(spec.origin)).read_text(encoding="utf-8")
         tree = ast.parse(source)
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False):

@@ -93,7 +93,7 @@ def conduct(name: str, dataset: str, seeds: int, *, workers: int | None = None, 
 
 def finished(study: Study, dataset: str) -> dict:
     """The finished runs of a study: (arm as JSON text, seed) → {"metrics": …, "seconds": s}."""
-    runs = {}
+    runs: dict = {}
     for trial in _journal(study, dataset).get_trials(deepcopy=False):
         run = dict(trial.user_attrs)
         runs.setdefault((run.pop("arm"), run.pop("seed")), run)
