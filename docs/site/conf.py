@@ -32,7 +32,7 @@ html_theme_options = {
     "home_page_in_toc": True,
     "show_toc_level": 2,
     "navbar_persistent": [],  # one search field is enough
-    "collapse_navbar": True,  # what it unfolds with has no name for a screen reader
+    "collapse_navbar": True,
 }
 if launch.repository():
     html_theme_options |= {"repository_url": launch.repository(), "use_repository_button": True}

@@ -249,7 +249,7 @@ def page(notebook, name: str) -> str:
     """The slide show as one HTML file that needs no other and no network."""
     show = nbformat.v4.new_notebook(metadata=notebook.metadata, cells=list(_with_notes(slides(notebook))))
     exporter = SlidesExporter(template_name="slides", extra_template_basedirs=[str(HERE)], embed_images=True)
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
     title = _without_number(parts(notebook)[0].title)
     kept = {"metadata": {"name": name}, "show": {"title": title, "css": _styles(), "js": _scripts()}}
     return exporter.from_notebook_node(show, resources=kept)[0]
