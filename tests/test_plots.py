@@ -61,6 +61,11 @@ def test_a_table_aligns_numbers_right_and_escapes_what_would_break_it(displayed)
     assert len({len(line) for line in table["text/plain"].splitlines()}) == 1
 
 
+def test_a_bar_in_a_columns_name_does_not_begin_another_column(displayed):
+    ((table, _),), _ = displayed(plots.show_table, [{"largest |scale|": 2.0}])
+    assert table["text/markdown"].splitlines() == [r"| largest \|scale\| |", "| ---: |", "| 2 |"]
+
+
 def test_the_same_figure_gives_the_same_bytes(displayed):
     first, second = (displayed(plots.show, curve(), "A curve.")[0][0][0]["image/png"] for _ in range(2))
     assert first == second
