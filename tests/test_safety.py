@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import html
 import io
 import os
 import pickle
@@ -302,6 +303,7 @@ def test_a_name_of_a_class_or_a_file_is_shown_and_does_nothing(words):
 def test_a_description_with_a_name_in_it_does_nothing(words):
     fig, _ = plots.figure()
     page = page_of(plots.show, fig, f"The class {words} is rare.")
+    assert f'alt="{html.escape(f"The class {words} is rare.")}"' in page
     assert not live(re.sub(r' alt="[^"]*"', "", page)), "in the alternative text it is words"
 
 
