@@ -65,8 +65,8 @@ def show_table(rows: list[dict]) -> None:
     from IPython.display import display
 
     cells = [[_text(value) for value in row.values()] for row in rows]
-    names = list(rows[0])
-    numeric = [all(isinstance(row[name], int | float | np.number) for row in rows) for name in names]
+    names = [_text(name) for name in rows[0]]
+    numeric = [all(isinstance(row[name], int | float | np.number) for row in rows) for name in rows[0]]
     rule = ["---:" if right else ":---" for right in numeric]
     markdown = "\n".join(
         "| " + " | ".join(without_markup(cell) for cell in line) + " |" for line in [names, rule, *cells]
