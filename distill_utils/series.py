@@ -1,6 +1,7 @@
 """Runs the series of notebooks as a reader would, keeps the executed copies, their pages and what they took."""
 
 import copy
+import html
 import json
 import re
 import threading
@@ -15,6 +16,7 @@ from nbconvert import HTMLExporter
 from distill_utils import checks, data, plots, progress, settings, store
 
 NOTEBOOKS = settings.ROOT / "notebooks"
+_NOT_DESCRIBED = 'alt="No description has been provided for this image"'
 
 
 class NotebookFailed(RuntimeError):
@@ -94,13 +96,18 @@ def tidy(notebook) -> None:
 def page(notebook, title: str) -> str:
     """The notebook as one HTML page that needs no network. Links between notebooks become links between pages, links
     out of notebooks/ lead into the checkout."""
-    notebook = copy.deepcopy(notebook)
+    notebook, descriptions = copy.deepcopy(notebook), []
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "image/png" in output.get("data", {}):
+            descriptions.append(output.metadata.get("image/png", {}).get("alt", ""))
         if "text/markdown" in output.get("data", {}):  # an author's HTML stands in text cells; here it is data's
             output.data["text/markdown"] = plots.without_markup(output.data["text/markdown"])
     exporter = HTMLExporter(template_name="lab", embed_images=True)
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
+    if body.count(_NOT_DESCRIBED) == len(descriptions):  # nbconvert leaves out what figures say of themselves
+        for words in descriptions:
+            body = body.replace(_NOT_DESCRIBED, f'alt="{html.escape(words)}"', 1)
     body = re.sub(r'(href="[\w./-]+)\.ipynb"', r'\1.html"', body)
     return body.replace('href="../', f'href="{settings.ROOT.as_uri()}/')
 

@@ -2,12 +2,14 @@
 
 import ast
 import base64
+import html
 import io
 import os
 import pickle
 import re
 import socket
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -283,29 +285,31 @@ def page_of(function, *arguments) -> str:
     for output in captured.outputs:
         shown = {kind: base64.b64encode(x).decode() if kind == "image/png" else x for kind, x in output.data.items()}
         outputs.append(new_output("display_data", data=shown, metadata=output.metadata or {}))
-    return series.page(new_notebook(cells=[new_code_cell("x", execution_count=1, outputs=outputs)]), "page")
+    return series.page(new_notebook(cells=[new_code_cell("x", id="x", execution_count=1, outputs=outputs)]), "page")
 
 
-def live(page: str) -> list[str]:
-    """What a browser would run, load or hide; an address that is shown as it is may be followed."""
-    tags = re.findall(r"<[a-zA-Z!][^>]*>", page)
-    return [
-        tag for tag in tags if "evil" in tag and not tag.startswith('<a href="https://evil.example')
-    ] + re.findall(r"<(?:script|b)>evil\(\)", page)
+def added(show, words: str) -> list[str]:
+    """The tags that words from data add to a page; an address that is shown as it is may be followed."""
+    tags = [Counter(re.findall(r"<[a-zA-Z!/][^>]*>", re.sub(r' alt="[^"]*"', "", show(w)))) for w in (words, "cat")]
+    return [tag for tag in tags[0] - tags[1] if tag not in ('<a href="https://evil.example/cat.png">', "</a>")]
 
 
 @pytest.mark.parametrize("words", EVIL)
 def test_a_name_of_a_class_or_a_file_is_shown_and_does_nothing(words):
-    page = page_of(plots.show_table, [{"class": words, words: 0.5}, {"class": "cat", words: 0.25}])
-    assert not live(page)
-    assert "evil" in page, "the word is shown as it is"
+    def show(name):
+        return page_of(plots.show_table, [{"class": name, name: 0.5}, {"class": "dog", name: 0.25}])
+
+    assert not added(show, words)
+    assert "evil" in show(words), "the word is shown as it is"
 
 
 @pytest.mark.parametrize("words", EVIL)
 def test_a_description_with_a_name_in_it_does_nothing(words):
-    fig, _ = plots.figure()
-    page = page_of(plots.show, fig, f"The class {words} is rare.")
-    assert not live(re.sub(r' alt="[^"]*"', "", page)), "in the alternative text it is words"
+    def show(name):
+        return page_of(plots.show, plots.figure(width=1, height=1)[0], f"The class {name} is rare.")
+
+    assert not added(show, words)
+    assert f'alt="{html.escape(f"The class {words} is rare.")}"' in show(words)
 
 
 @pytest.mark.parametrize("words", EVIL)
@@ -313,9 +317,11 @@ def test_a_page_shows_what_a_cell_says_in_markdown_without_its_html(words):
     """A model card, which a notebook writes, holds names of classes too."""
     from IPython.display import Markdown, display
 
-    page = page_of(lambda: display(Markdown(f"### Known failures\n\nConfuses {words} with others.")))
-    assert not live(page)
-    assert "<h3" in page
+    def show(name):
+        return page_of(lambda: display(Markdown(f"### Known failures\n\nConfuses {name} with others.")))
+
+    assert not added(show, words)
+    assert "<h3" in show(words)
 
 
 def test_plain_words_of_a_table_stay_as_they_are():
