@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from distill_utils import parallel, settings, stats, store
@@ -82,11 +82,11 @@ def conduct(name: str, dataset: str, seeds: int, *, workers: int | None = None, 
     settings_now = {"seeds": seeds, "arms": study.arms(dataset), "code": store.code_version(*study.code)}
     _refuse_others(path, settings_now, replace)
     cells = _cells(study, dataset, seeds)
-    done = finished(study, dataset)
-    todo = [(arm, seed) for arm, seed in cells if (_text(arm), seed) not in done]
-    calls = [(name, dataset, arm, seed) for arm, seed in todo]
-    what, before = f"study {name} on {dataset}", len(cells) - len(todo)
-    parallel.run_all(_run_cell, calls, workers=workers, what=what, unit="run", done=before)
+    what = f"study {name} on {dataset}"
+    for wait in (False, True):  # first what nobody else is at, so that processes share the work, then what is left
+        done = finished(study, dataset)
+        calls = [(name, dataset, arm, seed, wait) for arm, seed in cells if (_text(arm), seed) not in done]
+        parallel.run_all(_run_cell, calls, workers=workers, what=what, unit="run", done=len(cells) - len(calls))
     store.write_json(path, _results(study, dataset, settings_now, finished(study, dataset)))
     return path
 
@@ -140,10 +140,15 @@ def _cells(study: Study, dataset: str, seeds: int) -> list[tuple[dict, int]]:
     return sorted(cells, key=lambda cell: "teacher" not in cell[0].values())
 
 
-def _run_cell(name: str, dataset: str, arm: dict, seed: int) -> None:
+def _run_cell(name: str, dataset: str, arm: dict, seed: int, wait: bool) -> None:
+    """One run, unless it is there by now; wait: for another process that is at it, instead of leaving it alone."""
     study = find(name)
     cell = store.digest({"study": name, "dataset": dataset, "arm": arm, "seed": seed})
-    with FileLock(settings.runs_folder() / f".study-{cell}.lock"):
+    try:
+        held = FileLock(settings.runs_folder() / f".study-{cell}.lock").acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return
+    with held:
         if (_text(arm), seed) in finished(study, dataset):  # by another process or machine meanwhile
             return
         start = time.perf_counter()

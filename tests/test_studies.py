@@ -12,8 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
-from distill_utils import models, studies, study_dropout
+from distill_utils import models, store, studies, study_dropout
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = """
@@ -170,3 +171,16 @@ def test_no_worker_outlives_a_killed_study(tiny):
     process.wait()
     _, left = psutil.wait_procs(workers, timeout=60)
     assert left == []
+
+
+def test_two_processes_share_a_study_instead_of_waiting_for_one_another(tiny):
+    (tiny.folder / "runs").mkdir()
+    cell = store.digest({"study": "tiny", "dataset": "glyphs", "arm": {"arm": 0}, "seed": 0})
+    with FileLock(tiny.folder / "runs" / f".study-{cell}.lock"):  # another process is at the first run
+        process = tiny("tiny", "--seeds", "2", "--workers", "1")
+        while len(finished_cells(tiny.folder)) < 7:
+            assert process.poll() is None
+        assert "0 0" not in finished_cells(tiny.folder)
+    _, err = process.communicate()
+    assert tiny.results.exists(), err
+    assert len(finished_cells(tiny.folder)) == 8, "what the other one dropped is done in the end"
