@@ -21,7 +21,15 @@ sys.path.insert(0, str(ROOT))
 
 from distill_utils import launch  # noqa: E402  (the package's only part here: it needs nothing but Python)
 
-LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".mjs": "javascript", ".txt": "text", "": "text"}
+LANGUAGES = {
+    ".py": "python",
+    ".md": "markdown",
+    ".toml": "toml",
+    ".yml": "yaml",
+    ".mjs": "javascript",
+    ".txt": "text",
+    "": "text",
+}
 CODE = re.compile(
     r"(^ *(?:```|~~~).*?^ *(?:```|~~~)[^\n]*$|(?P<ticks>`+)[^\n]+?(?P=ticks))", re.MULTILINE | re.DOTALL
 )

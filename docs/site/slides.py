@@ -126,6 +126,8 @@ def slides(notebook) -> list:
     found = parts(notebook)
     opening, rest = found[0], found[1:]
     shown = _opening(opening)
+    if any(map(_is_figure, opening.code())):
+        shown += _part(opening, alone=False)
     for part in rest:
         if part.skipped or re.fullmatch(r"(\d+\. )?(set[- ]up|next)", part.section, re.IGNORECASE):
             continue
