@@ -17,6 +17,7 @@ LINES, COLUMNS, CODE_CELLS, BYTES, ALT = 25, 79, (15, 40), 500_000, 20
 CHECKED = "nbval-check-output"
 TAGS = {CHECKED, "nbval-ignore-output", "raises-exception"}
 ENDING = ("Summary", "Exercises", "Next")
+FENCED = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
 _SHOWS = {"print", "display", "show", "show_table", "explore", "check"}  # a call of these leaves an output
 
 Rule = Callable[[dict, Path], Iterator[str]]
@@ -89,10 +90,25 @@ def links(source: str) -> Iterator[str]:
     yield from re.findall(r"""(?:href|src)\s*=\s*["']([^"']+)""", text)
 
 
+def titles(markdown: str) -> list[str]:
+    """The words of all headings, of links their text; what stands in fenced code is none."""
+    text = FENCED.sub("", markdown)
+    found = re.findall(r"^#{1,6}\s+(.+?)\s*#*$", text, re.MULTILINE)
+    return [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in found]
+
+
 def anchors(markdown: str) -> set[str]:
-    """What a link to a part of a Markdown page may name after its #: headings as GitHub and Sphinx write them."""
-    text = re.sub(r"^(```|~~~).*?^\1[^\n]*$", "", markdown, flags=re.MULTILINE | re.DOTALL)
-    return {anchor(heading) for heading in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", text, re.MULTILINE)}
+    """What a link to a part of a Markdown page may name after its #: headings as GitHub and Sphinx write them
+    (repeated ones are counted), any id, any label."""
+    text = FENCED.sub("", markdown)
+    found = set(re.findall(r"""<\w+[^>]*\b(?:id|name)=["']([^"']+)""", text))
+    found |= set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))  # a label, as Sphinx has them
+    seen: dict[str, int] = {}
+    for heading in titles(markdown):
+        name = anchor(heading)
+        found.add(f"{name}-{seen[name]}" if name in seen else name)
+        seen[name] = seen.get(name, 0) + 1
+    return found
 
 
 def anchor(heading: str) -> str:
@@ -106,7 +122,7 @@ def _joined(text: str | list[str]) -> str:
 
 def _without_code(source: str) -> str:
     """Markdown without code blocks, code spans and formulas."""
-    source = re.sub(r"^(```|~~~).*?^\1[^\n]*$", "", source, flags=re.MULTILINE | re.DOTALL)
+    source = FENCED.sub("", source)
     source = re.sub(r"\$\$.*?\$\$", "", source, flags=re.DOTALL)
     return re.sub(r"(`+)[^\n]+?\1|\$[^$\n]+\$", "", source)
 

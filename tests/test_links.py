@@ -34,20 +34,10 @@ def texts(path: Path) -> list[str]:
 
 
 def anchors(path: Path) -> set[str]:
-    """What may follow a # in a link to this page: GitHub's words for headings, in notebooks Jupyter's too, any id."""
-    found: set[str] = set()
-    for text in texts(path):
-        text = re.sub(r"^ *(```|~~~).*?^ *\1[^\n]*$", "", text, flags=re.MULTILINE | re.DOTALL)
-        found |= set(re.findall(r"""<\w+[^>]*\b(?:id|name)=["']([^"']+)""", text))
-        found |= set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))  # a label, as Sphinx has them
-        for heading in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", text, re.MULTILINE):
-            heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-            if path.suffix == ".ipynb":  # in Jupyter's words, and below in the site's
-                found.add(heading.replace(" ", "-"))
-            name = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-            count = sum(re.fullmatch(rf"{re.escape(name)}(-\d+)?", known) is not None for known in found)
-            found.add(f"{name}-{count}" if count else name)
-    return found
+    """What may follow a # in a link to this page; in notebooks also a heading in Jupyter's words."""
+    text = "\n\n".join(texts(path))
+    jupyters = notebook_rules.titles(text) if path.suffix == ".ipynb" else []
+    return notebook_rules.anchors(text) | {heading.replace(" ", "-") for heading in jupyters}
 
 
 def outward(target: str) -> bool:
