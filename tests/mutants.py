@@ -16,10 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import reliability
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from distill_utils import progress, settings, store  # noqa: E402
+from distill_utils import progress  # noqa: E402
 
 COPIED = ("distill_utils", "tests", "conftest.py", "pyproject.toml", "README.md", "requirements.txt")
 
@@ -113,7 +115,7 @@ def caught(mutant: Mutant) -> str:
         files = [f"tests/test_{name}.py" for name in mutant.tests.split()]
         command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "-p", "no:cacheprovider", *files]
         done = subprocess.run(command, cwd=copy, env=_environment(copy), capture_output=True, text=True)
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
         return failed[1].removeprefix("tests/") if failed else ""
 
 
@@ -133,8 +135,7 @@ def main(words: list[str]) -> int:
     missed = sum(not row["caught by"] for row in rows)
     print(f"{len(rows) - missed} of {len(rows)} faults are caught")
     if not words:
-        path = settings.results_folder() / "reliability.json"
-        store.write_json(path, (store.read_json(path) if path.exists() else {}) | {"mutants": rows})
+        reliability.record("mutants", rows)
     return int(missed > 0)
 
 

@@ -1,0 +1,56 @@
+"""What was done to the whole series to break it, and what came of it: results/reliability.json, and from it
+docs/reliability.md.
+
+    python tests/reliability.py      write the page again
+
+Every program that breaks something (mutants.py, faults.py, …) hands its table to `record`; nothing is typed.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from distill_utils import settings, store  # noqa: E402
+
+PAGE = ROOT / "docs" / "reliability.md"
+# table → its heading, and what was done
+TABLES = {
+    "mutants": ("Faults put into the code", "One line of the package was changed in a copy (`make mutants`); the "
+                "first test that failed is named."),
+}  # fmt: skip
+
+
+def record(table: str, rows: list[dict]) -> None:
+    """Keep the rows (all with the same columns) in place of the table's last ones, and write the page."""
+    path = settings.results_folder() / "reliability.json"
+    store.write_json(path, (store.read_json(path) if path.exists() else {}) | {table: rows})
+    with store.atomic(PAGE) as temporary:
+        temporary.write_text(page(store.read_json(path)), encoding="utf-8")
+
+
+def page(found: dict) -> str:
+    """The page in Markdown. Raises KeyError where a table has no heading here."""
+    parts = [
+        "# What was done to break this series",
+        "Each table was written by a program of `tests/` into `results/reliability.json`, and from there onto this "
+        "page. What answers the complaints of readers is in [notebook-ci.md](notebook-ci.md).",
+    ]
+    for name, rows in found.items():
+        heading, told = TABLES[name]
+        lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join(":--" for _ in rows[0]) + " |"]
+        lines += ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows]
+        parts += [f"## {heading}", told, "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(value) -> str:
+    if isinstance(value, bool):
+        value = "yes" if value else "**no**"
+    return str(value).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    for kept, kept_rows in store.read_json(settings.results_folder() / "reliability.json").items():
+        record(kept, kept_rows)

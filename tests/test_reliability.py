@@ -1,0 +1,20 @@
+"""The page of what was done to break the series."""
+
+import reliability
+
+from distill_utils import settings, store
+
+
+def test_the_page_is_generated_from_the_kept_tables():
+    found = store.read_json(settings.ROOT / "results" / "reliability.json")
+    assert reliability.PAGE.read_text(encoding="utf-8") == reliability.page(found)
+
+
+def test_every_row_of_a_table_has_the_same_columns():
+    for table, rows in store.read_json(settings.ROOT / "results" / "reliability.json").items():
+        assert all(list(row) == list(rows[0]) for row in rows), table
+
+
+def test_a_word_with_a_bar_stays_in_its_cell(monkeypatch):
+    monkeypatch.setitem(reliability.TABLES, "trial", ("Trial", "What was done."))
+    assert "| a\\|b | **no** |" in reliability.page({"trial": [{"what": "a|b", "held": False}]})
