@@ -131,6 +131,19 @@ def test_no_committed_study_is_left_out_of_the_readme():
     assert all(claim in table("results") for claim in claims)
 
 
+def test_the_title_gets_its_primary_claims_and_no_others(monkeypatch, tmp_path):
+    monkeypatch.setattr(readme.settings, "results_folder", lambda: tmp_path)
+    failed = "no verdict: gate failed (complete)"
+    rows = [
+        claim(claim="primary: a against b", metric="object_mass_ig", verdict=failed),
+        claim(claim="exploratory: c against d"),
+    ]
+    (tmp_path / "explanations-glyphs.json").write_text(json.dumps({"verdicts": rows}), encoding="utf-8")
+    assert readme.TABLES["title"]().splitlines()[2:] == [
+        f"| glyphs | a against b | relevance on the object | +0.0312 [+0.02, +0.0424] | {failed} | 5 |"
+    ]
+
+
 def test_an_old_table_on_any_page_is_found_and_written(monkeypatch, tmp_path):
     for name in ("README", "CHINESE", "COURSE"):
         copy = tmp_path / f"{name}.md"
