@@ -116,6 +116,24 @@ def select(runs: list[dict], metric: str, **arm) -> list[float]:
     return [run["metrics"][metric] for run in sorted(chosen, key=lambda run: run["seed"])]
 
 
+def verdicts(claims: list[Claim], runs: list[dict]) -> list[dict]:
+    """What the runs of a results file say of each claim, corrected for their number (Holm); one row per claim."""
+    pairs = [(claim.treated(runs), claim.control(runs)) for claim in claims]
+    corrected = stats.holm([stats.p_value(*pair) for pair in pairs]) if pairs else []
+    rows = []
+    for claim, (treated, control), p in zip(claims, pairs, corrected, strict=True):
+        mean, low, high, n = stats.paired_interval(treated, control)
+        word = stats.verdict(treated, control, claim.smallest, p=p, higher_is_better=claim.higher_is_better)
+        failed = claim.gate(runs)
+        word = f"no verdict: {failed}" if failed else word
+        rows.append({
+            "claim": claim.name, "metric": claim.metric, "difference": mean,
+            "low": None if n == 1 else low, "high": None if n == 1 else high, "n": n,
+            "smallest": claim.smallest, "p_holm": p, "verdict": word,
+        })  # fmt: skip
+    return rows
+
+
 def find(name: str) -> Study:
     """A study by name. Raises ValueError, listing the known ones, for another name."""
     if name not in names():
@@ -185,25 +203,8 @@ def _results(study: Study, dataset: str, settings_now: dict, done: dict) -> dict
     return {
         "study": study.name, "dataset": dataset, "settings": settings_now, "versions": _versions(),
         "seconds": round(sum(run["seconds"] for run in runs), 1), "runs": runs, "summary": summary,
-        "verdicts": _verdicts(study.claims(dataset), runs),
+        "verdicts": verdicts(study.claims(dataset), runs),
     }  # fmt: skip
-
-
-def _verdicts(claims: list[Claim], runs: list[dict]) -> list[dict]:
-    pairs = [(claim.treated(runs), claim.control(runs)) for claim in claims]
-    corrected = stats.holm([stats.p_value(*pair) for pair in pairs]) if pairs else []
-    rows = []
-    for claim, (treated, control), p in zip(claims, pairs, corrected, strict=True):
-        mean, low, high, n = stats.paired_interval(treated, control)
-        word = stats.verdict(treated, control, claim.smallest, p=p, higher_is_better=claim.higher_is_better)
-        failed = claim.gate(runs)
-        word = f"no verdict: {failed}" if failed else word
-        rows.append({
-            "claim": claim.name, "metric": claim.metric, "difference": mean,
-            "low": None if n == 1 else low, "high": None if n == 1 else high, "n": n,
-            "smallest": claim.smallest, "p_holm": p, "verdict": word,
-        })  # fmt: skip
-    return rows
 
 
 def _versions() -> dict:

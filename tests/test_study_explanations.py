@@ -113,7 +113,7 @@ def runs(seeds=6, **changes):
 
 
 def verdicts(made):
-    rows = studies._verdicts(study.claims("glyphs"), made)
+    rows = studies.verdicts(study.claims("glyphs"), made)
     return {row["metric"]: row["verdict"] for row in rows if row["claim"] == "primary: distilled against alone"}
 
 
@@ -154,8 +154,8 @@ def test_an_untrained_network_as_good_as_a_trained_one_withholds_the_verdict():
 ])  # fmt: skip
 def test_what_single_units_mark_gets_a_verdict_only_against_both_controls(metric, value, gate):
     claim = next(claim for claim in study.claims("glyphs") if claim.metric == "unit_iou")
-    assert studies._verdicts([claim], runs())[0]["verdict"] == "improves"
-    assert gate in studies._verdicts([claim], runs(**{metric: value}))[0]["verdict"]
+    assert studies.verdicts([claim], runs())[0]["verdict"] == "improves"
+    assert gate in studies.verdicts([claim], runs(**{metric: value}))[0]["verdict"]
 
 
 def test_a_finding_of_one_explainer_alone_gets_no_verdict():
