@@ -46,6 +46,11 @@ def named(monkeypatch):
         ("README.md", "results", "files/results/index.md"),
         ("README.md", "notebooks/02_distill.ipynb#summary", "notebooks/02_distill.ipynb#summary"),
         ("README.md", "LICENSE", "files/LICENSE.md"),
+        ("README.md", "docs/reliability.md", "docs/reliability.md"),
+        ("docs/reliability.md", "notebook-ci.md", "notebook-ci.md"),
+        ("docs/notebook-ci.md", "../CONTRIBUTING.md", "../CONTRIBUTING.md"),
+        ("CONTRIBUTING.md", "tests/notebook_rules.py", "files/tests/notebook_rules.py.md"),
+        ("course/README.md", "../docs/notebook-ci.md#five-steps", "../docs/notebook-ci.md#five-steps"),
         ("README.md", "#sources", "#sources"),
         ("README.md", "https://arxiv.org/abs/1503.02531", "https://arxiv.org/abs/1503.02531"),
     ],
@@ -84,6 +89,11 @@ def test_everything_is_laid_out(tmp_path):
     for page in ("course/README.md", "course/glossary.md", "course/quiz/01.md", "README.zh-CN.md"):
         assert (tmp_path / page.replace("course/README", "course/index")).exists() == (ROOT / page).exists()
     assert (tmp_path / "api" / "losses.md").exists()
+    about = start.split(":caption: About the series")[1].split("```")[0]
+    for page in ("CONTRIBUTING.md", "docs/notebook-ci.md", "docs/reliability.md"):
+        assert f" </{page.removesuffix('.md')}>" in about
+        assert (tmp_path / page).read_text(encoding="utf-8").startswith("# ")
+        assert not (tmp_path / "files" / f"{page}.md").exists(), "shown as a page, not as a file"
     assert "timings.json" in (tmp_path / "files" / "results" / "index.md").read_text(encoding="utf-8")
 
 

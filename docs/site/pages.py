@@ -2,8 +2,8 @@
 
     python docs/site/pages.py build/site-source
 
-Nothing is written twice: README.md becomes the start page, every notebook and every page of course/ a page of its
-own, and the package's docstrings, read without importing anything, the API reference. A relative link that works in
+Nothing is written twice: README.md becomes the start page, every notebook and every page of course/ and docs/ a page
+of its own, and the package's docstrings, read without importing anything, the API reference. A relative link that works in
 the repository works in the site: to a page; to a module's reference; to a page that shows the file; to a copy of a
 file that is data; to a list, for a folder.
 """
@@ -44,8 +44,8 @@ class BadLink(ValueError):
 
 def pages(root: Path = ROOT) -> dict[str, str]:
     """Every file of the repository that is a page → its place in the site."""
-    found = ["README.md", "README.zh-CN.md"]
-    for pattern in ("notebooks/*.ipynb", "course/*.md", "course/quiz/*.md"):
+    found = ["README.md", "README.zh-CN.md", "CONTRIBUTING.md"]
+    for pattern in ("notebooks/*.ipynb", "course/*.md", "course/quiz/*.md", "docs/*.md"):
         found += sorted(path.relative_to(root).as_posix() for path in root.glob(pattern))
     return {name: re.sub(r"README\.md$", "index.md", name) for name in found if (root / name).exists()}
 
@@ -288,6 +288,7 @@ def contents(known: dict[str, str], root: Path = ROOT) -> str:
         "Lessons": [page for page in known if page.endswith(".ipynb")],
         "Course": [page for page in course if page in known] + quizzes + others,
         "Package": ["api/index"],
+        "About the series": [page for page in known if page.startswith(("docs/", "CONTRIBUTING"))],
         "Other languages": [page for page in known if page.startswith("README.") and page != "README.md"],
     }
     text = ""
