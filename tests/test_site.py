@@ -1,9 +1,11 @@
 """The site's sources, the slides and the one-click routes, without Sphinx and without a browser: make site and
 make site-test do the rest."""
 
+import base64
 import copy
 import json
 import re
+import struct
 import sys
 import tomllib
 from pathlib import Path
@@ -161,8 +163,13 @@ def text(source, **metadata):
     return nbformat.v4.new_markdown_cell(source, metadata=metadata)
 
 
-def code(source="pass", kinds=(), **metadata):
-    found = [nbformat.v4.new_output("display_data", {kind: kind}) for kind in kinds]
+def png(width: int, height: int) -> str:
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", width, height)).decode()
+
+
+def code(source="pass", kinds=(), size=(900, 400), **metadata):
+    data = {"image/png": png(*size), "text/markdown": "| a |\n| --- |\n| 1 |"}
+    found = [nbformat.v4.new_output("display_data", {kind: data[kind]}) for kind in kinds]
     return nbformat.v4.new_code_cell(source, outputs=found, metadata=metadata)
 
 
@@ -189,9 +196,7 @@ def test_a_figure_stands_below_its_heading_and_the_paragraph_before_it_without_i
 
 
 def test_a_part_without_a_figure_shows_its_first_table_and_one_without_both_its_text():
-    tables = [code("1"), code("2")]
-    for cell in tables:
-        cell.outputs = [nbformat.v4.new_output("display_data", {"text/markdown": "| a |\n| --- |\n| 1 |"})]
+    tables = [code("1", ["text/markdown"]), code("2", ["text/markdown"])]
     assert [source for _, source in shown(text("## Why\n\nSee."), *tables)][2:] == ["## Why\n\nSee.", "1"]
     assert shown(text("## Why\n\nBecause."), code())[2:] == [("slide", "## Why\n\nBecause.")]
 
@@ -205,6 +210,21 @@ def test_a_part_of_a_section_names_the_section_too():
 def test_code_is_shown_where_its_cell_says_so(kind):
     found = shown(text("## Why\n\nFive lines."), code("five", **marked(kind)), code("more"))
     assert [source for _, source in found[2:]] == ["## Why\n\nFive lines.", "five"]
+
+
+@pytest.mark.parametrize(
+    ("size", "place"),
+    [((900, 400), "below"), ((1400, 500), "below"), ((900, 800), "beside"), ((1200, 760), "alone")],
+)
+def test_a_figure_of_much_height_gets_more_of_the_slide(size, place):
+    cell = slides._result(code("draw()", ["image/png"], size), "image/png")
+    assert cell.outputs[0].metadata.room == place
+    found = shown(text("## Why\n\nLook."), code("draw()", ["image/png"], size))
+    assert found[2] == ("slide", "## Why" if place == "alone" else "## Why\n\nLook.")
+
+
+def test_code_on_a_slide_has_no_two_empty_lines():
+    assert slides._shown(code("a\n\n\nb")).source == "a\n\nb"
 
 
 def test_what_is_marked_skip_is_left_out():
