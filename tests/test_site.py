@@ -223,6 +223,15 @@ def test_a_figure_of_much_height_gets_more_of_the_slide(size, place):
     assert found[2] == ("slide", "## Why" if place == "alone" else "## Why\n\nLook.")
 
 
+def test_a_slide_of_text_alone_carries_on_what_it_began():
+    table = "| a |\n| --- |\n| 1 |"
+    assert shown(text(f"## Why\n\nTwo of them:\n\n{table}"), code())[2:] == [
+        ("slide", f"## Why\n\nTwo of them:\n\n{table}")
+    ]
+    formula = "With probability\n\n    p = 1\n\nwhere p is one. And more."
+    assert shown(text(f"## Why\n\n{formula}"), code())[2][1] == f"## Why\n\n{formula.removesuffix(' And more.')}"
+
+
 def test_code_on_a_slide_has_no_two_empty_lines():
     assert slides._shown(code("a\n\n\nb")).source == "a\n\nb"
 
@@ -243,6 +252,7 @@ def test_set_up_and_next_are_left_out_and_exercises_have_no_hints():
 def test_only_whole_sentences_are_left_out_of_a_long_paragraph():
     sentence = "Here are ten words that say nothing much at all."
     assert slides.brief(" ".join([sentence] * 9), 45) == " ".join([sentence] * 4)
+    assert slides.brief("It counts (Slack et al. 2019). Next.", 4) == "It counts (Slack et al. 2019)."
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

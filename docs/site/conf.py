@@ -12,6 +12,7 @@ project = "Knowledge distillation, step by step and measured"
 author = copyright = ""
 html_title = html_short_title = "Knowledge distillation"
 language = "en"
+highlight_language = "none"  # of blocks that name none: formulas and commands
 extensions = ["myst_nb"]
 root_doc = "index"
 exclude_patterns = ["files/**/*.ipynb"]  # copies to download

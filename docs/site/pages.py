@@ -4,8 +4,8 @@
 
 Nothing is written twice: README.md becomes the start page, every notebook and every page of course/ and docs/ a page
 of its own, and the package's docstrings, read without importing anything, the API reference. A relative link that
-works in the repository works in the site: to a page; to a module's reference; to a page that shows the file; to a copy
-of a file that is data; to a list, for a folder.
+works in the repository works in the site: to a page, to a module's reference, to a page that shows the file, to a
+copy of a file that is data, or to a list, for a folder.
 """
 
 import ast

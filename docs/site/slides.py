@@ -107,7 +107,7 @@ def brief(text: str, words: int = WORDS) -> str:
     if len(text.split()) <= words:
         return text
     kept = ""
-    for sentence in re.split(r"(?<=[.?!:])\s+(?=[^a-z])", text):
+    for sentence in re.split(r"(?<!et al\.)(?<=[.?!:])\s+(?=[^a-z])", text):
         if kept and len(f"{kept} {sentence}".split()) > words:
             break
         kept = f"{kept} {sentence}".strip()
@@ -195,11 +195,23 @@ def _part(part: Part, alone: bool) -> list:
             cells += [_text("subslide" if cells else "slide", head, text), shown]
             lead, text = "", []
     if not cells and alone:
-        leads = [paragraph for paragraph in part.paragraphs() if is_prose(paragraph)]
-        cells = [_text("slide", _head(part, brief(leads[0], 2 * WORDS) if leads else ""), text)]
+        cells = [_text("slide", _head(part, _opening_words(part.paragraphs())), text)]
     elif cells and text:  # what is said after the last figure belongs to it
         cells.insert(-1, _notes(text))
     return cells
+
+
+def _opening_words(paragraphs: list[str]) -> str:
+    """The first paragraph that can stand alone, with what its colon or its unfinished sentence leads to."""
+    first = next((i for i, paragraph in enumerate(paragraphs) if is_prose(paragraph)), None)
+    if first is None:
+        return ""
+    text, following = paragraphs[first], (paragraphs[first + 1 :] or [""])[0]
+    if re.match(r"[a-z]", following):
+        following = brief(following, 1)
+    elif not (text.endswith(":") and following.startswith("|")):
+        return brief(text, 2 * WORDS)
+    return f"{text}\n\n{following}"
 
 
 def _head(part: Part, lead: str) -> str:
