@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "docs" / "site"))
 
 import check  # noqa: E402
 import colab  # noqa: E402
+import languages  # noqa: E402
 import pages  # noqa: E402
 import slides  # noqa: E402
 
@@ -113,7 +114,7 @@ def test_a_module_is_described_without_importing_it(tmp_path):
     )
     text = pages.reference(path)
     assert "Says *nothing*, 2\\*a\\*b." in text
-    assert "```text\n    kept(as it is)\n```" in text
+    assert "```text\nkept(as it is)\n```" in text
     assert "{py:function} shown(a: int, *, b=2) -> int" in text
     assert "\\|a\\| of `b`." in text
     assert "{py:class} Thing(size: int = 3)" in text
@@ -126,6 +127,29 @@ def test_every_public_function_of_the_losses_is_in_the_reference():
     text = pages.reference(ROOT / "distill_utils" / "losses.py")
     for name in ("soft_target_loss", "distillation_loss", "group_kd_loss"):
         assert f"{{py:function}} {name}(student_logits: Tensor" in text
+
+
+def test_the_list_of_modules_says_what_each_is(tmp_path):
+    path = tmp_path / "toy.py"
+    path.write_text('"""One thing,\nand its like. More.\n"""\n', encoding="utf-8")
+    assert pages.first_sentence(path) == "One thing, and its like."
+    assert all(len(pages.first_sentence(module)) > 20 for module in (ROOT / "distill_utils").glob("[a-z]*.py"))
+
+
+# Languages
+
+
+@pytest.mark.parametrize(
+    ("html", "found"),
+    [
+        ("<p>θ₁ 教师</p>", '<p>θ₁ <span lang="zh-CN">教师</span></p>'),
+        ("<p>用 softmax 归一化。See</p>", '<p><span lang="zh-CN">用 softmax 归一化。</span>See</p>'),
+        ("<pre>教师</pre><a title='教师'>x</a>", "<pre>教师</pre><a title='教师'>x</a>"),
+        ("<p>teacher</p>", "<p>teacher</p>"),
+    ],
+)
+def test_chinese_words_say_that_they_are_chinese(html, found):
+    assert languages.chinese(html) == found
 
 
 # What make site checks in the pages that came out

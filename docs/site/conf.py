@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "site")]
+
+import languages  # noqa: E402
 
 from distill_utils import launch  # noqa: E402
 
@@ -44,6 +46,8 @@ def setup(app):
 
 
 def _language(app, page, template, context, doctree):
-    """A page README.zh-CN says to a screen reader which language it is in."""
+    """A page README.zh-CN says to a screen reader which language it is in; on other pages, Chinese words do."""
     if page.startswith("README."):
         context["language"] = page.removeprefix("README.")
+    elif context.get("body"):
+        context["body"] = languages.chinese(context["body"])

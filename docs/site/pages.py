@@ -14,6 +14,7 @@ import posixpath
 import re
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,12 +196,18 @@ def _class_signature(node: ast.ClassDef) -> str:
     return f"({', '.join(ast.unparse(field) for field in fields)})"
 
 
+def first_sentence(path: Path) -> str:
+    """What a module is, from its docstring."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return re.split(r"(?<=[.?!])\s|\n\n|:\n", docstring.strip())[0].replace("\n", " ")
+
+
 def plain(docstring: str) -> str:
     """A docstring as Markdown that says the same: nothing in it is markup but `code`, *word* and indented blocks."""
     blocks = []
     for block in docstring.split("\n\n"):
         if all(line.startswith("    ") for line in block.splitlines()):
-            blocks.append(f"```text\n{block}\n```")
+            blocks.append(f"```text\n{textwrap.dedent(block)}\n```")
             continue
         spans = re.split(r"(`[^`\n]+`|(?<!\S)\*[\w-]+\*(?!\w))", block)
         blocks.append(
@@ -257,8 +264,9 @@ def write(folder: Path, root: Path = ROOT) -> None:
         _put(folder / "files" / "distill_utils" / f"{path.name}.md", shown(path, root))
     opening = ast.get_docstring(ast.parse((root / "distill_utils" / "__init__.py").read_text(encoding="utf-8")))
     names = "\n".join(path.stem for path in modules)
-    tree = f"```{{toctree}}\n:maxdepth: 1\n\n{names}\n```"
-    _put(folder / "api" / "index.md", f"# API reference\n\n{plain(opening)}\n\n{tree}\n")
+    tree = f"```{{toctree}}\n:hidden:\n\n{names}\n```"
+    told = "\n".join(f"- [{path.stem}]({path.stem}.md): {plain(first_sentence(path))}" for path in modules)
+    _put(folder / "api" / "index.md", f"# API reference\n\n{plain(opening)}\n\n{told}\n\n{tree}\n")
     _others(folder, known, wanted, root)
 
 
