@@ -19,9 +19,9 @@ from distill_utils import launch, readme
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "site"))
 
+import body  # noqa: E402
 import check  # noqa: E402
 import colab  # noqa: E402
-import languages  # noqa: E402
 import pages  # noqa: E402
 import slides  # noqa: E402
 
@@ -149,14 +149,20 @@ def test_the_list_of_modules_says_what_each_is(tmp_path):
     ],
 )
 def test_chinese_words_say_that_they_are_chinese(html, found):
-    assert languages.chinese(html) == found
+    assert body.chinese(html) == found
+
+
+def test_a_long_name_may_break_behind_its_dots_and_underscores():
+    html = '<code><span class="pre">tests/a_b.py::__c</span></code> a_b'
+    found = '<code><span class="pre">tests/<wbr>a_<wbr>b.<wbr>py::<wbr>__<wbr>c</span></code> a_b'
+    assert body.breakable(html) == found
 
 
 # What make site checks in the pages that came out
 
 
 @pytest.mark.parametrize(
-    ("body", "fault"),
+    ("html", "fault"),
     [
         ('<a href="b.html#there">x</a><img src="data:," alt="described">', None),
         ('<a href="c.html">x</a>', "a.html links to c.html, which is not there"),
@@ -168,8 +174,8 @@ def test_chinese_words_say_that_they_are_chinese(html, found):
         ('<a href="https://example.org">x</a>', None),
     ],
 )
-def test_a_built_page_is_checked(tmp_path, body, fault):
-    (tmp_path / "a.html").write_text(body, encoding="utf-8")
+def test_a_built_page_is_checked(tmp_path, html, fault):
+    (tmp_path / "a.html").write_text(html, encoding="utf-8")
     (tmp_path / "b.html").write_text('<h2 id="there">b</h2>', encoding="utf-8")
     found = check.faults(tmp_path)
     assert len(found) == (fault is not None)

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "site")]
 
-import languages  # noqa: E402
+import body  # noqa: E402
 
 from distill_utils import launch  # noqa: E402
 
@@ -47,7 +47,9 @@ def setup(app):
 
 def _language(app, page, template, context, doctree):
     """A page README.zh-CN says to a screen reader which language it is in; on other pages, Chinese words do."""
+    if context.get("body"):
+        context["body"] = body.breakable(context["body"])
     if page.startswith("README."):
         context["language"] = page.removeprefix("README.")
     elif context.get("body"):
-        context["body"] = languages.chinese(context["body"])
+        context["body"] = body.chinese(context["body"])

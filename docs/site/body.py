@@ -1,4 +1,5 @@
-"""Marks the language of words in a page of another language, for screen readers and for the choice of a font."""
+"""Last touches to the text of a built page: Chinese words say that they are Chinese, for screen readers and fonts; long
+names may break behind a dot or an underscore."""
 
 import re
 
@@ -15,3 +16,10 @@ def chinese(html: str) -> str:
     parts = KEPT.split(html)
     parts[::2] = [RUN.sub(r'<span lang="zh-CN">\g<0></span>', text) for text in parts[::2]]
     return "".join(parts)
+
+
+def breakable(html: str) -> str:
+    """HTML in which a name set as code may go on in the next line behind each of _ . / and :: in it."""
+    return re.sub(
+        r'(?<=<span class="pre">)[^<]+', lambda found: re.sub(r"(_+|::|[./])(?=\w)", r"\1<wbr>", found[0]), html
+    )
