@@ -1,5 +1,5 @@
-"""Last touches to the text of a built page: Chinese words say that they are Chinese, for screen readers and fonts; long
-names may break behind a dot or an underscore."""
+"""Last touches to the text of a built page: Chinese words say that they are Chinese, for screen readers and fonts;
+long names may break behind a dot or an underscore."""
 
 import re
 
