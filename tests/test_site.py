@@ -89,6 +89,7 @@ def test_everything_is_laid_out(tmp_path):
         assert pictures
         assert all(len(cell["metadata"]["mystnb"]["image"]["alt"]) > 20 for cell in pictures)
         assert (tmp_path / "files" / "notebooks" / path.name).read_bytes() == path.read_bytes()
+        assert re.match(r"# \D", cells[0]["source"]), "lessons are numbered in the contents alone"
     for page in ("course/README.md", "course/glossary.md", "course/quiz/01.md", "README.zh-CN.md"):
         assert (tmp_path / page.replace("course/README", "course/index")).exists() == (ROOT / page).exists()
     assert (tmp_path / "api" / "losses.md").exists()
@@ -150,6 +151,11 @@ def test_the_list_of_modules_says_what_each_is(tmp_path):
 )
 def test_chinese_words_say_that_they_are_chinese(html, found):
     assert body.chinese(html) == found
+
+
+def test_an_interval_stays_in_one_line():
+    assert body.unbroken("<td>+3.1 [+2.0, +4.1]</td>") == "<td>+3.1 [+2.0,\u00a0+4.1]</td>"
+    assert body.unbroken("<pre>[2, 4]</pre>") == "<pre>[2, 4]</pre>"
 
 
 def test_a_long_name_may_break_behind_its_dots_and_underscores():

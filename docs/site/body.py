@@ -1,5 +1,5 @@
 """Last touches to the text of a built page: Chinese words say that they are Chinese, for screen readers and fonts;
-long names may break behind a dot or an underscore."""
+long names may break behind a dot or an underscore, and intervals may not break."""
 
 import re
 
@@ -15,6 +15,15 @@ def chinese(html: str) -> str:
     """HTML in which every run of Chinese between two tags says that it is Chinese; code is left alone."""
     parts = KEPT.split(html)
     parts[::2] = [RUN.sub(r'<span lang="zh-CN">\g<0></span>', text) for text in parts[::2]]
+    return "".join(parts)
+
+
+def unbroken(html: str) -> str:
+    """HTML in which an interval such as [+2.0, +4.1] stays in one line; code is left alone."""
+    parts = KEPT.split(html)
+    parts[::2] = [
+        re.sub(r"(?<=\[)([+−-]?[\d.]+), ([+−-]?[\d.]+)(?=\])", "\\1,\u00a0\\2", text) for text in parts[::2]
+    ]
     return "".join(parts)
 
 

@@ -48,7 +48,7 @@ def setup(app):
 def _language(app, page, template, context, doctree):
     """A page README.zh-CN says to a screen reader which language it is in; on other pages, Chinese words do."""
     if context.get("body"):
-        context["body"] = body.breakable(context["body"])
+        context["body"] = body.unbroken(body.breakable(context["body"]))
     if page.startswith("README."):
         context["language"] = page.removeprefix("README.")
     elif context.get("body"):

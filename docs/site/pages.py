@@ -119,7 +119,8 @@ def lesson(path: Path, known: dict[str, str], wanted: set[str], root: Path = ROO
                 if kind.startswith("image/") and "alt" in details:
                     cell["metadata"]["mystnb"] = {"image": {"alt": details["alt"]}}
     opening = notebook["cells"][0]
-    opening["source"] = f"{_joined(opening['source']).rstrip()}\n\n{ways_to_open(path)}"
+    unnumbered = re.sub(r"^# +\d+\. +", "# ", _joined(opening["source"]), flags=re.MULTILINE)
+    opening["source"] = f"{unnumbered.rstrip()}\n\n{ways_to_open(path)}"
     return notebook
 
 
