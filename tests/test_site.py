@@ -156,6 +156,7 @@ def test_chinese_words_say_that_they_are_chinese(html, found):
 def test_an_interval_stays_in_one_line():
     assert body.unbroken("<td>+3.1 [+2.0, +4.1]</td>") == "<td>+3.1 [+2.0,\u00a0+4.1]</td>"
     assert body.unbroken("<pre>[2, 4]</pre>") == "<pre>[2, 4]</pre>"
+    assert body.unbroken("<td>8e-119</td>") == "<td>8e\u2011119</td>"
 
 
 def test_a_long_name_may_break_behind_its_dots_and_underscores():
@@ -268,8 +269,8 @@ def test_a_slide_of_text_alone_carries_on_what_it_began():
     assert shown(text(f"## Why\n\n{formula}"), code())[2][1] == f"## Why\n\n{formula.removesuffix(' And more.')}"
 
 
-def test_code_on_a_slide_has_no_two_empty_lines():
-    assert slides._shown(code("a\n\n\nb")).source == "a\n\nb"
+def test_code_on_a_slide_has_no_two_empty_lines_and_nothing_for_a_formatter():
+    assert slides._shown(code("a\n\n\nb  # fmt: skip")).source == "a\n\nb"
 
 
 def test_what_is_marked_skip_is_left_out():

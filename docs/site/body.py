@@ -19,11 +19,12 @@ def chinese(html: str) -> str:
 
 
 def unbroken(html: str) -> str:
-    """HTML in which an interval such as [+2.0, +4.1] stays in one line; code is left alone."""
+    """HTML in which [+2.0, +4.1] and 8e-119 stay in one line each; code is left alone."""
     parts = KEPT.split(html)
     parts[::2] = [
         re.sub(r"(?<=\[)([+−-]?[\d.]+), ([+−-]?[\d.]+)(?=\])", "\\1,\u00a0\\2", text) for text in parts[::2]
     ]
+    parts[::2] = [re.sub(r"(?<=\de)-(?=\d)", "\u2011", text) for text in parts[::2]]
     return "".join(parts)
 
 

@@ -114,6 +114,7 @@ def lesson(path: Path, known: dict[str, str], wanted: set[str], root: Path = ROO
         if cell["cell_type"] == "markdown":
             cell["source"] = anchored(relinked(source, page, known, wanted, root))
             continue
+        cell["source"] = for_readers(source)
         for output in cell.get("outputs", []):
             for kind, details in output.get("metadata", {}).items():
                 if kind.startswith("image/") and "alt" in details:
@@ -122,6 +123,11 @@ def lesson(path: Path, known: dict[str, str], wanted: set[str], root: Path = ROO
     unnumbered = re.sub(r"^# +\d+\. +", "# ", _joined(opening["source"]), flags=re.MULTILINE)
     opening["source"] = f"{unnumbered.rstrip()}\n\n{ways_to_open(path)}"
     return notebook
+
+
+def for_readers(code: str) -> str:
+    """Code without what it says to a formatter."""
+    return re.sub(r" *# fmt: (skip|off|on)$", "", code, flags=re.MULTILINE)
 
 
 def ways_to_open(path: Path) -> str:

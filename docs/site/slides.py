@@ -29,6 +29,10 @@ from nbconvert.exporters import SlidesExporter
 from pygments.formatters import HtmlFormatter
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import pages  # noqa: E402
+
 NOTEBOOKS = HERE.parents[1] / "notebooks"
 WORDS = 45  # of running text on a slide
 # Pixels that a figure has below a heading and two or three lines, beside them, and below a heading alone; as in
@@ -245,7 +249,9 @@ def _unlinked(text: str) -> str:
 def _shown(cell):
     cell = copy.deepcopy(cell)
     cell.metadata["slideshow"] = {"slide_type": "-"}
-    cell.source = re.sub(r"\n{3,}", "\n\n", cell.source)  # one empty line between two functions is enough there
+    cell.source = re.sub(
+        r"\n{3,}", "\n\n", pages.for_readers(cell.source)
+    )  # one empty line between two functions is enough there
     for output in outputs(cell, "image/png"):
         output.metadata["room"] = room(*_size(output.data["image/png"]))
     return cell
