@@ -147,6 +147,7 @@ def test_the_list_of_modules_says_what_each_is(tmp_path):
         ("<p>用 softmax 归一化。See</p>", '<p><span lang="zh-CN">用 softmax 归一化。</span>See</p>'),
         ("<pre>教师</pre><a title='教师'>x</a>", "<pre>教师</pre><a title='教师'>x</a>"),
         ("<p>teacher</p>", "<p>teacher</p>"),
+        ("<p>gate, 门, and</p>", '<p>gate, <span lang="zh-CN">门</span>, and</p>'),
     ],
 )
 def test_chinese_words_say_that_they_are_chinese(html, found):
