@@ -48,7 +48,8 @@ def page(found: dict) -> str:
 def _cell(value) -> str:
     if isinstance(value, bool):
         value = "yes" if value else "**no**"
-    return str(value).replace("|", "\\|")
+    text = str(value).replace("|", "\\|")
+    return f"`{text}`" if "::" in text else text  # the name of a test
 
 
 if __name__ == "__main__":

@@ -185,3 +185,18 @@ def test_the_readmes_have_the_same_sections():
     levels = [[len(marks) for marks in re.findall(r"^(#+) ", read(ROOT / name), re.MULTILINE)]
               for name in ("README.md", "README.zh-CN.md")]  # fmt: skip
     assert levels[0] == levels[1]
+
+
+# The instructor's page
+
+
+def test_the_points_are_those_of_the_exercises():
+    by_person = {}
+    for path in sorted((COURSE / "source").glob("*/*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        graded = [cell.metadata.get("nbgrader", {}) for cell in cells]
+        by_person[path.stem[:2]] = sum(found["points"] for found in graded if found.get("task"))
+    assert by_person == {f"{n:02}": 3 if n == 6 else 2 for n in range(1, 10)}, "say it in course/README.md, Marking"
+    marking = " ".join(read(COURSE / "README.md").split("## Marking")[1].split())
+    assert "12 points. Ten of them (in 06 nine)" in marking
+    assert "The other two (in 06 three)" in marking

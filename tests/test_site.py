@@ -1,9 +1,11 @@
 """The site's sources, the slides and the one-click routes, without Sphinx and without a browser: make site and
 make site-test do the rest."""
 
+import base64
 import copy
 import json
 import re
+import struct
 import sys
 import tomllib
 from pathlib import Path
@@ -17,6 +19,7 @@ from distill_utils import launch, readme
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "site"))
 
+import body  # noqa: E402
 import check  # noqa: E402
 import colab  # noqa: E402
 import pages  # noqa: E402
@@ -46,6 +49,11 @@ def named(monkeypatch):
         ("README.md", "results", "files/results/index.md"),
         ("README.md", "notebooks/02_distill.ipynb#summary", "notebooks/02_distill.ipynb#summary"),
         ("README.md", "LICENSE", "files/LICENSE.md"),
+        ("README.md", "docs/reliability.md", "docs/reliability.md"),
+        ("docs/reliability.md", "notebook-ci.md", "notebook-ci.md"),
+        ("docs/notebook-ci.md", "../CONTRIBUTING.md", "../CONTRIBUTING.md"),
+        ("CONTRIBUTING.md", "tests/notebook_rules.py", "files/tests/notebook_rules.py.md"),
+        ("course/README.md", "../docs/notebook-ci.md#five-steps", "../docs/notebook-ci.md#five-steps"),
         ("README.md", "#sources", "#sources"),
         ("README.md", "https://arxiv.org/abs/1503.02531", "https://arxiv.org/abs/1503.02531"),
     ],
@@ -81,9 +89,15 @@ def test_everything_is_laid_out(tmp_path):
         assert pictures
         assert all(len(cell["metadata"]["mystnb"]["image"]["alt"]) > 20 for cell in pictures)
         assert (tmp_path / "files" / "notebooks" / path.name).read_bytes() == path.read_bytes()
+        assert re.match(r"# \D", cells[0]["source"]), "lessons are numbered in the contents alone"
     for page in ("course/README.md", "course/glossary.md", "course/quiz/01.md", "README.zh-CN.md"):
         assert (tmp_path / page.replace("course/README", "course/index")).exists() == (ROOT / page).exists()
     assert (tmp_path / "api" / "losses.md").exists()
+    about = start.split(":caption: About the series")[1].split("```")[0]
+    for page in ("CONTRIBUTING.md", "docs/notebook-ci.md", "docs/reliability.md"):
+        assert f" </{page.removesuffix('.md')}>" in about
+        assert (tmp_path / page).read_text(encoding="utf-8").startswith("# ")
+        assert not (tmp_path / "files" / f"{page}.md").exists(), "shown as a page, not as a file"
     assert "timings.json" in (tmp_path / "files" / "results" / "index.md").read_text(encoding="utf-8")
 
 
@@ -101,7 +115,7 @@ def test_a_module_is_described_without_importing_it(tmp_path):
     )
     text = pages.reference(path)
     assert "Says *nothing*, 2\\*a\\*b." in text
-    assert "```text\n    kept(as it is)\n```" in text
+    assert "```text\nkept(as it is)\n```" in text
     assert "{py:function} shown(a: int, *, b=2) -> int" in text
     assert "\\|a\\| of `b`." in text
     assert "{py:class} Thing(size: int = 3)" in text
@@ -116,11 +130,47 @@ def test_every_public_function_of_the_losses_is_in_the_reference():
         assert f"{{py:function}} {name}(student_logits: Tensor" in text
 
 
+def test_the_list_of_modules_says_what_each_is(tmp_path):
+    path = tmp_path / "toy.py"
+    path.write_text('"""One thing,\nand its like. More.\n"""\n', encoding="utf-8")
+    assert pages.first_sentence(path) == "One thing, and its like."
+    assert all(len(pages.first_sentence(module)) > 20 for module in (ROOT / "distill_utils").glob("[a-z]*.py"))
+
+
+# Languages
+
+
+@pytest.mark.parametrize(
+    ("html", "found"),
+    [
+        ("<p>θ₁ 教师</p>", '<p>θ₁ <span lang="zh-CN">教师</span></p>'),
+        ("<p>用 softmax 归一化。See</p>", '<p><span lang="zh-CN">用 softmax 归一化。</span>See</p>'),
+        ("<pre>教师</pre><a title='教师'>x</a>", "<pre>教师</pre><a title='教师'>x</a>"),
+        ("<p>teacher</p>", "<p>teacher</p>"),
+        ("<p>gate, 门, and</p>", '<p>gate, <span lang="zh-CN">门</span>, and</p>'),
+    ],
+)
+def test_chinese_words_say_that_they_are_chinese(html, found):
+    assert body.chinese(html) == found
+
+
+def test_an_interval_stays_in_one_line():
+    assert body.unbroken("<td>+3.1 [+2.0, +4.1]</td>") == "<td>+3.1 [+2.0,\u00a0+4.1]</td>"
+    assert body.unbroken("<pre>[2, 4]</pre>") == "<pre>[2, 4]</pre>"
+    assert body.unbroken("<td>8e-119</td>") == "<td>8e\u2011119</td>"
+
+
+def test_a_long_name_may_break_behind_its_dots_and_underscores():
+    html = '<code><span class="pre">tests/a_b.py::__c</span></code> a_b'
+    found = '<code><span class="pre">tests/<wbr>a_<wbr>b.<wbr>py::<wbr>__<wbr>c</span></code> a_b'
+    assert body.breakable(html) == found
+
+
 # What make site checks in the pages that came out
 
 
 @pytest.mark.parametrize(
-    ("body", "fault"),
+    ("html", "fault"),
     [
         ('<a href="b.html#there">x</a><img src="data:," alt="described">', None),
         ('<a href="c.html">x</a>', "a.html links to c.html, which is not there"),
@@ -132,8 +182,8 @@ def test_every_public_function_of_the_losses_is_in_the_reference():
         ('<a href="https://example.org">x</a>', None),
     ],
 )
-def test_a_built_page_is_checked(tmp_path, body, fault):
-    (tmp_path / "a.html").write_text(body, encoding="utf-8")
+def test_a_built_page_is_checked(tmp_path, html, fault):
+    (tmp_path / "a.html").write_text(html, encoding="utf-8")
     (tmp_path / "b.html").write_text('<h2 id="there">b</h2>', encoding="utf-8")
     found = check.faults(tmp_path)
     assert len(found) == (fault is not None)
@@ -151,8 +201,13 @@ def text(source, **metadata):
     return nbformat.v4.new_markdown_cell(source, metadata=metadata)
 
 
-def code(source="pass", kinds=(), **metadata):
-    found = [nbformat.v4.new_output("display_data", {kind: kind}) for kind in kinds]
+def png(width: int, height: int) -> str:
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", width, height)).decode()
+
+
+def code(source="pass", kinds=(), size=(900, 400), **metadata):
+    data = {"image/png": png(*size), "text/markdown": "| a |\n| --- |\n| 1 |"}
+    found = [nbformat.v4.new_output("display_data", {kind: data[kind]}) for kind in kinds]
     return nbformat.v4.new_code_cell(source, outputs=found, metadata=metadata)
 
 
@@ -179,9 +234,7 @@ def test_a_figure_stands_below_its_heading_and_the_paragraph_before_it_without_i
 
 
 def test_a_part_without_a_figure_shows_its_first_table_and_one_without_both_its_text():
-    tables = [code("1"), code("2")]
-    for cell in tables:
-        cell.outputs = [nbformat.v4.new_output("display_data", {"text/markdown": "| a |\n| --- |\n| 1 |"})]
+    tables = [code("1", ["text/markdown"]), code("2", ["text/markdown"])]
     assert [source for _, source in shown(text("## Why\n\nSee."), *tables)][2:] == ["## Why\n\nSee.", "1"]
     assert shown(text("## Why\n\nBecause."), code())[2:] == [("slide", "## Why\n\nBecause.")]
 
@@ -195,6 +248,30 @@ def test_a_part_of_a_section_names_the_section_too():
 def test_code_is_shown_where_its_cell_says_so(kind):
     found = shown(text("## Why\n\nFive lines."), code("five", **marked(kind)), code("more"))
     assert [source for _, source in found[2:]] == ["## Why\n\nFive lines.", "five"]
+
+
+@pytest.mark.parametrize(
+    ("size", "place"),
+    [((900, 400), "below"), ((1400, 500), "below"), ((900, 800), "beside"), ((1200, 760), "alone")],
+)
+def test_a_figure_of_much_height_gets_more_of_the_slide(size, place):
+    cell = slides._result(code("draw()", ["image/png"], size), "image/png")
+    assert cell.outputs[0].metadata.room == place
+    found = shown(text("## Why\n\nLook."), code("draw()", ["image/png"], size))
+    assert found[2] == ("slide", "## Why" if place == "alone" else "## Why\n\nLook.")
+
+
+def test_a_slide_of_text_alone_carries_on_what_it_began():
+    table = "| a |\n| --- |\n| 1 |"
+    assert shown(text(f"## Why\n\nTwo of them:\n\n{table}"), code())[2:] == [
+        ("slide", f"## Why\n\nTwo of them:\n\n{table}")
+    ]
+    formula = "With probability\n\n    p = 1\n\nwhere p is one. And more."
+    assert shown(text(f"## Why\n\n{formula}"), code())[2][1] == f"## Why\n\n{formula.removesuffix(' And more.')}"
+
+
+def test_code_on_a_slide_has_no_two_empty_lines_and_nothing_for_a_formatter():
+    assert slides._shown(code("a\n\n\nb  # fmt: skip")).source == "a\n\nb"
 
 
 def test_what_is_marked_skip_is_left_out():
@@ -213,6 +290,7 @@ def test_set_up_and_next_are_left_out_and_exercises_have_no_hints():
 def test_only_whole_sentences_are_left_out_of_a_long_paragraph():
     sentence = "Here are ten words that say nothing much at all."
     assert slides.brief(" ".join([sentence] * 9), 45) == " ".join([sentence] * 4)
+    assert slides.brief("It counts (Slack et al. 2019). Next.", 4) == "It counts (Slack et al. 2019)."
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

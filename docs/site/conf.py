@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "site")]
+
+import body  # noqa: E402
 
 from distill_utils import launch  # noqa: E402
 
@@ -12,6 +14,7 @@ project = "Knowledge distillation, step by step and measured"
 author = copyright = ""
 html_title = html_short_title = "Knowledge distillation"
 language = "en"
+highlight_language = "none"  # of blocks that name none: formulas and commands
 extensions = ["myst_nb"]
 root_doc = "index"
 exclude_patterns = ["files/**/*.ipynb"]  # copies to download
@@ -43,6 +46,10 @@ def setup(app):
 
 
 def _language(app, page, template, context, doctree):
-    """A page README.zh-CN says to a screen reader which language it is in."""
+    """A page README.zh-CN says to a screen reader which language it is in; on other pages, Chinese words do."""
+    if context.get("body"):
+        context["body"] = body.unbroken(body.breakable(context["body"]))
     if page.startswith("README."):
         context["language"] = page.removeprefix("README.")
+    elif context.get("body"):
+        context["body"] = body.chinese(context["body"])

@@ -63,7 +63,20 @@ async function look(page, name, view) {
   return faults.map((fault) => `${name}, ${view.name}, ${view.scheme}: ${fault}`);
 }
 
-// A slide show: one picture for each slide, and nothing on it may lie outside it.
+// A slide show: one picture for each slide; nothing on it may lie outside it, and no text be too small for a projector.
+const SMALLEST = 24; // of the 720 pixels of a slide's height
+
+function smallest(slide) {
+  const sizes = [Infinity];
+  const texts = document.createTreeWalker(slide, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const around = texts.currentNode.parentElement;
+    const seen = texts.currentNode.textContent.trim() && around.getClientRects().length;
+    if (seen) sizes.push(parseFloat(getComputedStyle(around).fontSize));
+  }
+  return Math.min(...sizes);
+}
+
 async function slides(page, name, view) {
   const faults = [];
   await page.waitForFunction(() => Reveal.isReady());
@@ -77,6 +90,8 @@ async function slides(page, name, view) {
       return Math.max(slide.scrollHeight - slide.clientHeight, slide.scrollWidth - slide.clientWidth);
     }, all, i);
     if (over > 1) faults.push(`slide ${i + 1} has ${over} pixels too much`);
+    const letters = await page.evaluate(`(${smallest})(document.querySelectorAll(${JSON.stringify(all)})[${i}])`);
+    if (letters < SMALLEST) faults.push(`slide ${i + 1} has letters of ${letters} pixels`);
     const picture = `${name.replaceAll("/", "-").replace(".html", "")}-${String(i + 1).padStart(2, "0")}-${view.name}.png`;
     await page.screenshot({ path: join(pictures, picture) });
   }

@@ -2,10 +2,10 @@
 
     python docs/site/pages.py build/site-source
 
-Nothing is written twice: README.md becomes the start page, every notebook and every page of course/ a page of its
-own, and the package's docstrings, read without importing anything, the API reference. A relative link that works in
-the repository works in the site: to a page; to a module's reference; to a page that shows the file; to a copy of a
-file that is data; to a list, for a folder.
+Nothing is written twice: README.md becomes the start page, every notebook and every page of course/ and docs/ a page
+of its own, and the package's docstrings, read without importing anything, the API reference. A relative link that
+works in the repository works in the site: to a page, to a module's reference, to a page that shows the file, to a
+copy of a file that is data, or to a list, for a folder.
 """
 
 import ast
@@ -14,6 +14,7 @@ import posixpath
 import re
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,8 +45,8 @@ class BadLink(ValueError):
 
 def pages(root: Path = ROOT) -> dict[str, str]:
     """Every file of the repository that is a page → its place in the site."""
-    found = ["README.md", "README.zh-CN.md"]
-    for pattern in ("notebooks/*.ipynb", "course/*.md", "course/quiz/*.md"):
+    found = ["README.md", "README.zh-CN.md", "CONTRIBUTING.md"]
+    for pattern in ("notebooks/*.ipynb", "course/*.md", "course/quiz/*.md", "docs/*.md"):
         found += sorted(path.relative_to(root).as_posix() for path in root.glob(pattern))
     return {name: re.sub(r"README\.md$", "index.md", name) for name in found if (root / name).exists()}
 
@@ -113,13 +114,20 @@ def lesson(path: Path, known: dict[str, str], wanted: set[str], root: Path = ROO
         if cell["cell_type"] == "markdown":
             cell["source"] = anchored(relinked(source, page, known, wanted, root))
             continue
+        cell["source"] = for_readers(source)
         for output in cell.get("outputs", []):
             for kind, details in output.get("metadata", {}).items():
                 if kind.startswith("image/") and "alt" in details:
                     cell["metadata"]["mystnb"] = {"image": {"alt": details["alt"]}}
     opening = notebook["cells"][0]
-    opening["source"] = f"{_joined(opening['source']).rstrip()}\n\n{ways_to_open(path)}"
+    unnumbered = re.sub(r"^# +\d+\. +", "# ", _joined(opening["source"]), flags=re.MULTILINE)
+    opening["source"] = f"{unnumbered.rstrip()}\n\n{ways_to_open(path)}"
     return notebook
+
+
+def for_readers(code: str) -> str:
+    """Code without what it says to a formatter."""
+    return re.sub(r" *# fmt: (skip|off|on)$", "", code, flags=re.MULTILINE)
 
 
 def ways_to_open(path: Path) -> str:
@@ -195,12 +203,18 @@ def _class_signature(node: ast.ClassDef) -> str:
     return f"({', '.join(ast.unparse(field) for field in fields)})"
 
 
+def first_sentence(path: Path) -> str:
+    """What a module is, from its docstring."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return re.split(r"(?<=[.?!])\s|\n\n|:\n", docstring.strip())[0].replace("\n", " ")
+
+
 def plain(docstring: str) -> str:
     """A docstring as Markdown that says the same: nothing in it is markup but `code`, *word* and indented blocks."""
     blocks = []
     for block in docstring.split("\n\n"):
         if all(line.startswith("    ") for line in block.splitlines()):
-            blocks.append(f"```text\n{block}\n```")
+            blocks.append(f"```text\n{textwrap.dedent(block)}\n```")
             continue
         spans = re.split(r"(`[^`\n]+`|(?<!\S)\*[\w-]+\*(?!\w))", block)
         blocks.append(
@@ -257,8 +271,9 @@ def write(folder: Path, root: Path = ROOT) -> None:
         _put(folder / "files" / "distill_utils" / f"{path.name}.md", shown(path, root))
     opening = ast.get_docstring(ast.parse((root / "distill_utils" / "__init__.py").read_text(encoding="utf-8")))
     names = "\n".join(path.stem for path in modules)
-    tree = f"```{{toctree}}\n:maxdepth: 1\n\n{names}\n```"
-    _put(folder / "api" / "index.md", f"# API reference\n\n{plain(opening)}\n\n{tree}\n")
+    tree = f"```{{toctree}}\n:hidden:\n\n{names}\n```"
+    told = "\n".join(f"- [{path.stem}]({path.stem}.md): {plain(first_sentence(path))}" for path in modules)
+    _put(folder / "api" / "index.md", f"# API reference\n\n{plain(opening)}\n\n{told}\n\n{tree}\n")
     _others(folder, known, wanted, root)
 
 
@@ -288,6 +303,7 @@ def contents(known: dict[str, str], root: Path = ROOT) -> str:
         "Lessons": [page for page in known if page.endswith(".ipynb")],
         "Course": [page for page in course if page in known] + quizzes + others,
         "Package": ["api/index"],
+        "About the series": [page for page in known if page.startswith(("docs/", "CONTRIBUTING"))],
         "Other languages": [page for page in known if page.startswith("README.") and page != "README.md"],
     }
     text = ""

@@ -5,7 +5,8 @@
 What becomes a slide is a rule, so that a new lesson has slides without any work:
 
 - title and first paragraph; then what *You will* promises;
-- every figure, without its code, under its heading and the paragraph that leads to it;
+- every figure, without its code, under its heading and the paragraph that leads to it; a figure of much height
+  stands beside them, or with its heading alone, as large as the slide allows (Alt and a click show a part larger);
 - in a part without a figure, its first table; in a section with neither, its first paragraph;
 - the summary, and the exercises without their hints. All other text goes into the speaker's notes (press S);
   sections called Set-up and Next are left out.
@@ -15,8 +16,10 @@ A cell's own slide metadata (slideshow: slide_type, as JupyterLab's property ins
 a section's heading the whole section.
 """
 
+import base64
 import copy
 import re
+import struct
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +29,15 @@ from nbconvert.exporters import SlidesExporter
 from pygments.formatters import HtmlFormatter
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import pages  # noqa: E402
+
 NOTEBOOKS = HERE.parents[1] / "notebooks"
 WORDS = 45  # of running text on a slide
+# Pixels that a figure has below a heading and two or three lines, beside them, and below a heading alone; as in
+# slides.css.
+ROOM = {"below": (1220, 470), "beside": (850, 672), "alone": (1240, 640)}
 SHOWN = {"slide", "subslide", "fragment"}
 HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.MULTILINE)
 FENCED = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL)
@@ -101,7 +111,7 @@ def brief(text: str, words: int = WORDS) -> str:
     if len(text.split()) <= words:
         return text
     kept = ""
-    for sentence in re.split(r"(?<=[.?!:])\s+(?=[^a-z])", text):
+    for sentence in re.split(r"(?<!et al\.)(?<=[.?!:])\s+(?=[^a-z])", text):
         if kept and len(f"{kept} {sentence}".split()) > words:
             break
         kept = f"{kept} {sentence}".strip()
@@ -183,15 +193,29 @@ def _part(part: Part, alone: bool) -> list:
             continue
         marked = slide_type(piece) in SHOWN
         if marked or _is_figure(piece) or piece is table:
-            cells.append(_text("subslide" if cells else "slide", _head(part, brief(lead)), text))
-            cells.append(_shown(piece) if marked else _result(piece, "image/png" if figures else "text/markdown"))
+            shown = _shown(piece) if marked else _result(piece, "image/png" if figures else "text/markdown")
+            alone_there = any(found.metadata.room == "alone" for found in outputs(shown, "image/png"))
+            head = f"## {part.title}" if alone_there else _head(part, brief(lead))
+            cells += [_text("subslide" if cells else "slide", head, text), shown]
             lead, text = "", []
     if not cells and alone:
-        leads = [paragraph for paragraph in part.paragraphs() if is_prose(paragraph)]
-        cells = [_text("slide", _head(part, brief(leads[0], 2 * WORDS) if leads else ""), text)]
+        cells = [_text("slide", _head(part, _opening_words(part.paragraphs())), text)]
     elif cells and text:  # what is said after the last figure belongs to it
         cells.insert(-1, _notes(text))
     return cells
+
+
+def _opening_words(paragraphs: list[str]) -> str:
+    """The first paragraph that can stand alone, with what its colon or its unfinished sentence leads to."""
+    first = next((i for i, paragraph in enumerate(paragraphs) if is_prose(paragraph)), None)
+    if first is None:
+        return ""
+    text, following = paragraphs[first], (paragraphs[first + 1 :] or [""])[0]
+    if re.match(r"[a-z]", following):
+        following = brief(following, 1)
+    elif not (text.endswith(":") and following.startswith("|")):
+        return brief(text, 2 * WORDS)
+    return f"{text}\n\n{following}"
 
 
 def _head(part: Part, lead: str) -> str:
@@ -225,6 +249,11 @@ def _unlinked(text: str) -> str:
 def _shown(cell):
     cell = copy.deepcopy(cell)
     cell.metadata["slideshow"] = {"slide_type": "-"}
+    cell.source = re.sub(
+        r"\n{3,}", "\n\n", pages.for_readers(cell.source)
+    )  # one empty line between two functions is enough there
+    for output in outputs(cell, "image/png"):
+        output.metadata["room"] = room(*_size(output.data["image/png"]))
     return cell
 
 
@@ -234,6 +263,22 @@ def _result(cell, kind: str):
     cell.outputs = outputs(cell, kind)[:1]
     cell.metadata["transient"] = {"remove_source": True}
     return cell
+
+
+def room(width: int, height: int) -> str:
+    """Where a figure goes on a slide of 1280 × 720: below its text, beside it, or below its heading alone.
+
+    Below, where it keeps nine tenths of its own size there; else beside, where that is a sixth larger; else alone.
+    """
+    size = {place: min(wide / width, high / height) for place, (wide, high) in ROOM.items()}
+    if size["below"] >= 0.9:
+        return "below"
+    return next((place for place in ("beside", "alone") if size[place] > 7 / 6 * size["below"]), "below")
+
+
+def _size(png: str) -> tuple[int, int]:
+    """Width and height in pixels, from the head of a picture in base64."""
+    return struct.unpack(">II", base64.b64decode(png[:32])[16:24])
 
 
 def _with_notes(cells: list) -> list:
@@ -264,7 +309,8 @@ def _styles() -> str:
 
 
 def _scripts() -> list[str]:
-    files = [_reveal() / "reveal.js", _reveal().parent / "plugin" / "notes" / "notes.js"]
+    plugins = [_reveal().parent / "plugin" / name / f"{name}.js" for name in ("notes", "zoom")]
+    files = [_reveal() / "reveal.js", *plugins]
     return [path.read_text(encoding="utf-8").replace("</script", "<\\/script") for path in files]
 
 

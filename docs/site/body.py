@@ -1,0 +1,35 @@
+"""Last touches to the text of a built page: Chinese words say that they are Chinese, for screen readers and fonts;
+long names may break behind a dot or an underscore, and intervals may not break."""
+
+import re
+
+HAN = "\u3000-\u303f\u3400-\u9fff\uff00-\uffef"
+# From the first Chinese character to the last, with what may stand between: digits, spaces, quotation marks.
+RUN = re.compile(rf"[{HAN}](?:[{HAN}\w\s“”…·、()（）-]*[{HAN}])?")
+KEPT = re.compile(
+    r"(<(?:pre|script|style|title|textarea)\b.*?</(?:pre|script|style|title|textarea)>|<[^>]*>)", re.DOTALL
+)
+
+
+def chinese(html: str) -> str:
+    """HTML in which every run of Chinese between two tags says that it is Chinese; code is left alone."""
+    parts = KEPT.split(html)
+    parts[::2] = [RUN.sub(r'<span lang="zh-CN">\g<0></span>', text) for text in parts[::2]]
+    return "".join(parts)
+
+
+def unbroken(html: str) -> str:
+    """HTML in which [+2.0, +4.1] and 8e-119 stay in one line each; code is left alone."""
+    parts = KEPT.split(html)
+    parts[::2] = [
+        re.sub(r"(?<=\[)([+−-]?[\d.]+), ([+−-]?[\d.]+)(?=\])", "\\1,\u00a0\\2", text) for text in parts[::2]
+    ]
+    parts[::2] = [re.sub(r"(?<=\de)-(?=\d)", "\u2011", text) for text in parts[::2]]
+    return "".join(parts)
+
+
+def breakable(html: str) -> str:
+    """HTML in which a name set as code may go on in the next line behind each of _ . / and :: in it."""
+    return re.sub(
+        r'(?<=<span class="pre">)[^<]+', lambda found: re.sub(r"(_+|::|[./])(?=\w)", r"\1<wbr>", found[0]), html
+    )
