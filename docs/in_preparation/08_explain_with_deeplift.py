@@ -5,14 +5,14 @@
 # Here we find out what the tool can be trusted with, catch a classifier that is right for the wrong reason, and ask
 # what distillation does to its reasons.
 #
-# **You will**
-# - compute DeepLIFT maps that add up, and see the constructs of PyTorch for which they silently do not;
-# - find a planted flaw with a map, and prove it with an experiment that needs no map;
-# - measure whether a student inherits its teacher's flaw, or its good reasons.
-#
-# **You need** notebook [02](02_distill.ipynb): distillation with soft targets.
-#
-# **Takes**: see the measured minutes in the README's table.
+# > **You will**
+# > - compute DeepLIFT maps that add up, and see the constructs of PyTorch for which they silently do not;
+# > - find a planted flaw with a map, and prove it with an experiment that needs no map;
+# > - measure whether a student inherits its teacher's flaw, or its good reasons.
+# >
+# > **You need** notebook [02](02_distill.ipynb): distillation with soft targets.
+# >
+# > **Takes**: see the measured minutes in the [README's table](../README.md#the-notebooks).
 #
 # The article's steps: §3.2 and §4, *“使用 DeepLIFT”* — “using DeepLIFT”, where a classifier does badly and has to be
 # debugged. It prints no map and no number.
@@ -662,7 +662,8 @@ plots.show_table([card(n) for n in students])
 # %% tags=["nbval-ignore-output"]
 def draw(image, network, baseline):
     f = functools.partial(explain.deeplift, baseline=baseline)
-    fig = rows([image], [network, "clean teacher"], f)
+    names = dict.fromkeys([network, "clean teacher"])  # one, if it is that one
+    fig = rows([image], list(names), f)
     plt.close(fig)
     return fig
 
