@@ -7,7 +7,7 @@ Chinese README has the same tables in its own words, the instructor's page that 
 import re
 from collections import Counter
 
-from distill_utils import launch, readme_zh, series, settings, store
+from distill_utils import launch, readme_zh, series, settings, store, studies
 
 README = settings.ROOT / "README.md"
 CHINESE = settings.ROOT / "README.zh-CN.md"
@@ -59,8 +59,14 @@ def filled(text: str, tables: dict | None = None, page: str = "README.md") -> st
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if text.count(begin) != 1 or text.count(end) != 1:
             raise ValueError(f"{page} needs one {begin} and one {end}, each on a line of its own")
+        try:
+            table = make()
+        except (LookupError, TypeError, AttributeError) as error:
+            raise store.DamagedFile(
+                f"a file that the table {name} is made from is damaged ({error!r}): take results/ from git again"
+            ) from error
         before, rest = text.split(begin)
-        text = f"{before}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
+        text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
     return text
 
 
@@ -126,6 +132,7 @@ def _results() -> str:
         found = store.read_json(path)
         if "verdicts" not in found:
             continue  # what else lies there
+        studies.read(path)
         words = Counter(row["verdict"].partition(":")[0] for row in found["verdicts"])
         counted = ", ".join(f"{number} × {word}" for word, number in sorted(words.items()))
         seeds, runs = found["settings"]["seeds"], len(found["runs"])
