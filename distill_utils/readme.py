@@ -72,7 +72,7 @@ def filled(text: str, tables: dict | None = None, page: str = "README.md") -> st
 
 def _notebooks() -> str:
     path = settings.results_folder() / "timings.json"
-    timings = store.read_json(path) if path.exists() else {}
+    timings = store.read_json(path, mend=studies.MEND) if path.exists() else {}
     lines = ["| notebook | what it asks | minutes | memory |", "| :-- | :-- | --: | --: |"]
     paths, measured = sorted(series.NOTEBOOKS.glob("*.ipynb")), []
     for path in paths:
@@ -129,7 +129,7 @@ def _results() -> str:
     counts = ["| study | dataset | seeds | runs | its claims, by verdict |", "| :-- | :-- | --: | --: | :-- |"]
     claims = ["| study | claim | difference, 95 % interval | verdict | seeds |", "| :-- | :-- | --: | :-- | --: |"]
     for path in sorted(settings.results_folder().glob("*-*.json")):
-        found = store.read_json(path)
+        found = store.read_json(path, mend=studies.MEND)
         if "verdicts" not in found:
             continue  # what else lies there
         studies.read(path)
@@ -161,7 +161,7 @@ def _difference(row: dict) -> str:
 def _speed() -> str:
     """What benchmarks/kd_step.py measured last: its ratios, and the images per CPU-second that they are made of."""
     path = settings.results_folder() / "benchmark-kd_step.json"
-    found = store.read_json(path)
+    found = store.read_json(path, mend=studies.MEND)
     speed = found["images_per_cpu_second"]
     lines = [f"On one thread of {found['processor']}, torch {found['versions']['torch']}:", "",
              "| images per CPU-second | against | ratio (range) | asked |", "| :-- | :-- | --: | --: |"]  # fmt: skip

@@ -85,12 +85,12 @@ def write_json(path: Path, value) -> None:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path):
-    """Read JSON. Raises DamagedFile where it is none."""
+def read_json(path: Path, *, mend: str = "delete it and run again"):
+    """Read JSON. Raises DamagedFile, which says how to mend it, where it is none."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DamagedFile(f"{path} is damaged ({error}): delete it and run again") from error
+        raise DamagedFile(f"{path} is damaged ({error}): {mend}") from error
 
 
 def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:

@@ -27,6 +27,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from distill_utils import parallel, settings, stats, store
 
 _PARTS = {"study", "dataset", "settings", "versions", "seconds", "runs", "summary", "verdicts"}
+MEND = "take it from git again, or delete it and run what wrote it"  # a results file
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def results(name: str, dataset: str) -> dict:
 
 def read(path: Path) -> dict:
     """A results file. Raises DamagedFile unless it has the parts of one and its runs give the summary it states."""
-    found = store.read_json(path)
+    found = store.read_json(path, mend=MEND)
     try:
         arms, runs = found["settings"]["arms"], found["runs"]
         again = _summary(arms, runs)
@@ -127,9 +128,9 @@ def read(path: Path) -> dict:
             and all(map(_alike, again, found["summary"]))
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise store.DamagedFile(f"{path} is damaged ({error!r}): take it from git again, or delete it") from error
+        raise store.DamagedFile(f"{path} is damaged ({error!r}): {MEND}") from error
     if not whole:
-        raise store.DamagedFile(f"{path} is damaged (its runs give another summary): take it from git, or delete it")
+        raise store.DamagedFile(f"{path} is damaged (its runs give another summary): {MEND}")
     return found
 
 
