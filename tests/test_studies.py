@@ -193,9 +193,11 @@ def test_lines_of_another_form_are_no_traceback(few):
 def test_a_lock_that_a_killed_process_left_keeps_nobody_waiting(few):
     few(0)
     few.journal.with_name(f".{few.journal.name}.lock").touch()
-    few.journal.with_name(f"{few.journal.name}.lock").symlink_to(few.journal)  # Optuna's own, of an older version
+    theirs = few.journal.with_name(f"{few.journal.name}.lock")
+    theirs.symlink_to(few.journal)  # Optuna's own, of an older version
     few(1)
     assert few.finished() == [0, 1]
+    assert theirs.is_symlink(), "it was waited for, and broken"
 
 
 RESULTS = sorted(path for path in (ROOT / "results").glob("*-*.json") if '"verdicts"' in path.read_text("utf-8"))
