@@ -21,8 +21,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,9 +165,17 @@ def warm(copy: Copy, dataset: str = "") -> Copy:
     return copy
 
 
-@functools.cache
 def _made(dataset: str) -> Path:
     """The runs of a notebook that nothing happened to: 02 with this dataset, else 00."""
+    with _MAKING:
+        return _make(dataset)
+
+
+_MAKING = threading.Lock()
+
+
+@functools.cache
+def _make(dataset: str) -> Path:
     chosen = {"DISTILL_DATASET": dataset} if dataset else {}
     copy = Copy(SCRATCH / f"whole {dataset}", "02" if dataset else "00", **chosen)
     start = time.perf_counter()
@@ -699,21 +709,13 @@ def no_network(folder: Path, dataset: str) -> Outcome:
 def main(words: list[str]) -> int:
     global SCRATCH
     chosen = [each for each in FAULTS if not words or any(word in each.name for word in words)]
-    rows = []
-    with tempfile.TemporaryDirectory() as folder, progress.bar(len(chosen), "faults", unit="fault") as bar:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(settings.cores()) as pool:
         SCRATCH = Path(folder)
-        for number, each in enumerate(chosen):
-            place = SCRATCH / str(number)
-            place.mkdir()
-            start = time.perf_counter()
-            try:
-                outcome = each.do(place)
-            except NotPossible as error:
-                outcome = Outcome(f"not tried: {error}", None, None, None)
-            rows.append(_row(each, outcome))
-            print(f"{time.perf_counter() - start:4.0f} s  {each.name}: {outcome}", flush=True)
-            shutil.rmtree(place)
-            bar.update()
+        rows = []
+        with progress.bar(len(chosen), "faults", unit="fault") as bar:
+            for row in pool.map(_try, chosen):
+                rows.append(row)
+                bar.update()
     failed = [row["fault"] for row in rows if False in row.values()]
     print(f"{len(rows) - len(failed)} of {len(rows)} faults did no harm", *failed, sep="\n  ")
     if not words:
@@ -721,7 +723,15 @@ def main(words: list[str]) -> int:
     return int(bool(failed))
 
 
-def _row(each: Fault, outcome: Outcome) -> dict:
+def _try(each: Fault) -> dict:
+    """Its row of the table."""
+    place, start = Path(tempfile.mkdtemp(dir=SCRATCH)), time.perf_counter()
+    try:
+        outcome = each.do(place)
+    except NotPossible as error:
+        outcome = Outcome(f"not tried: {error}", None, None, None)
+    shutil.rmtree(place)
+    print(f"{time.perf_counter() - start:4.0f} s  {each.name}: {outcome}", flush=True)
     held = {name.replace("_", " "): "–" if value is None else value for name, value in outcome._asdict().items()}
     return {"fault": each.name, "what was done": each.done, **held}
 
