@@ -7,6 +7,7 @@
 ## make slides slides from the notebooks' own cells, in build/slides
 ## make colab  notebooks that install the package first, in build/site/colab
 ## make mutants put faults into copies of the package, and show which test notices each
+## make faults kill, fill, damage and lock out copies of the series, and show what is lost: nothing
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
 ## Needs Python 3.11 or newer; another one than python3: make run PYTHON=/path/to/python3
@@ -27,7 +28,8 @@ define find_python
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) came without venv or ensurepip: install python3-venv (on Debian and Ubuntu: sudo apt install python3-venv), then run make again" >&2; exit 1; }
 endef
 
-# Written last: a set-up that was cut short has no such file, and is begun again.
+# Written last: a set-up that was cut short has no such file, and is begun again. What it is made from is dated as well:
+# after a clock was moved back it would look newer for ever, and every make would set up again.
 $(READY): requirements.txt pyproject.toml
 	$(find_python)
 	@echo "Setting up .venv (once; a few minutes on a slow line) ..."
@@ -35,7 +37,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python -m uv pip install --python $(BIN)/python --compile-bytecode -r requirements.txt
 	$(BIN)/python -m uv pip install --python $(BIN)/python --quiet --no-deps --editable .
-	@touch $(READY)
+	@touch $^ $@
 
 run: $(READY)
 	$(BIN)/python -m distill_utils run
@@ -52,6 +54,9 @@ course: $(READY)
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py
 
+faults: $(READY)
+	$(BIN)/python tests/faults.py
+
 lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -64,7 +69,7 @@ $(SITE)/ready: docs/site/requirements.txt
 	"$(PYTHON)" -m venv --clear $(SITE)
 	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(SITE)/bin/python -m uv pip install --python $(SITE)/bin/python --quiet -r docs/site/requirements.txt
-	@touch $@
+	@touch $^ $@
 
 slides: $(SITE)/ready
 	rm -rf build/slides
@@ -100,4 +105,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course slides site site-test colab mutants lint lock clean
+.PHONY: help run test lab course slides site site-test colab mutants faults lint lock clean

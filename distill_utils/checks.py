@@ -15,6 +15,7 @@ from filelock import FileLock
 from distill_utils import settings
 
 _notebook = "notebook"
+_COLUMNS = {"notebook", "name", "dataset", "value", "low", "high", "passed"}
 
 
 class CheckFailed(AssertionError):
@@ -26,10 +27,7 @@ def begin(notebook: str) -> None:
     global _notebook
     _notebook = notebook
     with _locked() as path:
-        rows = [row for row in _rows(path) if row["notebook"] != notebook]
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        os.replace(temporary, path)
+        _keep(path, [row for row in _rows(path) if row["notebook"] != notebook])
 
 
 def check(name: str, value: float | bool, low: float | Mapping | None = None, high: float | Mapping | None = None):
@@ -51,8 +49,8 @@ def check(name: str, value: float | bool, low: float | Mapping | None = None, hi
         "notebook": _notebook, "name": name, "dataset": dataset, "value": float(value),
         "low": bands[0], "high": bands[1], "passed": None if unknown else passed,
     }  # fmt: skip
-    with _locked() as path, path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with _locked() as path:
+        _keep(path, [*_rows(path), row])
     if unknown:
         print(f"NO BAND for {dataset}: {name}")
     elif passed:
@@ -78,7 +76,25 @@ def table() -> str:
 
 
 def _rows(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    try:
+        whole = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        rows = [json.loads(line) for line in whole]
+        if all(set(row) == _COLUMNS for row in rows):
+            return rows
+        error = "a line holds something else than a check"
+    except (ValueError, TypeError) as found:
+        error = str(found)
+    raise ValueError(f"{path} is damaged ({error}): delete it and run again")
+
+
+def _keep(path, rows: list[dict]) -> None:
+    """All of them or, where the disk is full, those that were there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class _locked:

@@ -71,8 +71,13 @@ def _data() -> str:
 
 
 def _disk() -> str:
+    from distill_utils import store
+
     folder = settings.runs_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, settings.build_folder()):
+        with store.atomic(place / ".doctor") as temporary:
+            temporary.touch()
+        (place / ".doctor").unlink()
     free = shutil.disk_usage(folder).free
     if free < _ENOUGH_DISK:
         raise RuntimeError(f"{free / 1e9:.1f} GB free at {folder}: free 2 GB, or point DISTILL_RUNS elsewhere")

@@ -7,7 +7,7 @@ Chinese README has the same tables in its own words, the instructor's page that 
 import re
 from collections import Counter
 
-from distill_utils import launch, readme_zh, series, settings, store
+from distill_utils import launch, readme_zh, series, settings, store, studies
 
 README = settings.ROOT / "README.md"
 CHINESE = settings.ROOT / "README.zh-CN.md"
@@ -77,14 +77,20 @@ def filled(text: str, tables: dict | None = None, page: str = "README.md") -> st
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if text.count(begin) != 1 or text.count(end) != 1:
             raise ValueError(f"{page} needs one {begin} and one {end}, each on a line of its own")
+        try:
+            table = make()
+        except (LookupError, TypeError, AttributeError) as error:
+            raise store.DamagedFile(
+                f"a file that the table {name} is made from is damaged ({error!r}): take results/ from git again"
+            ) from error
         before, rest = text.split(begin)
-        text = f"{before}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
+        text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
     return text
 
 
 def _notebooks() -> str:
     path = settings.results_folder() / "timings.json"
-    timings = store.read_json(path) if path.exists() else {}
+    timings = store.read_json(path, mend=studies.MEND) if path.exists() else {}
     lines = ["| notebook | what it asks | minutes | memory |", "| :-- | :-- | --: | --: |"]
     paths, measured = sorted(series.NOTEBOOKS.glob("*.ipynb")), []
     for path in paths:
@@ -141,9 +147,10 @@ def _results() -> str:
     counts = ["| study | dataset | seeds | runs | its claims, by verdict |", "| :-- | :-- | --: | --: | :-- |"]
     claims = ["| study | claim | difference, 95 % interval | verdict | seeds |", "| :-- | :-- | --: | :-- | --: |"]
     for path in sorted(settings.results_folder().glob("*-*.json")):
-        found = store.read_json(path)
+        found = store.read_json(path, mend=studies.MEND)
         if "verdicts" not in found:
             continue  # what else lies there
+        studies.read(path)
         words = Counter(row["verdict"].partition(":")[0] for row in found["verdicts"])
         counted = ", ".join(f"{number} × {word}" for word, number in sorted(words.items()))
         seeds, runs = found["settings"]["seeds"], len(found["runs"])
@@ -187,7 +194,7 @@ def _difference(row: dict) -> str:
 def _speed() -> str:
     """What benchmarks/kd_step.py measured last: its ratios, and the images per CPU-second that they are made of."""
     path = settings.results_folder() / "benchmark-kd_step.json"
-    found = store.read_json(path)
+    found = store.read_json(path, mend=studies.MEND)
     speed = found["images_per_cpu_second"]
     lines = [f"On one thread of {found['processor']}, torch {found['versions']['torch']}:", "",
              "| images per CPU-second | against | ratio (range) | asked |", "| :-- | :-- | --: | --: |"]  # fmt: skip

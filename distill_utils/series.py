@@ -2,7 +2,6 @@
 
 import copy
 import html
-import json
 import re
 import threading
 import time
@@ -20,7 +19,7 @@ _NOT_DESCRIBED = 'alt="No description has been provided for this image"'
 
 
 class NotebookFailed(RuntimeError):
-    """A cell raised. The message names the notebook and quotes the error."""
+    """A cell raised, or its kernel died. The message names the notebook and quotes the error."""
 
 
 def run(names: list[str] | None = None, *, in_place: bool = False) -> None:
@@ -56,22 +55,22 @@ def _execute(path: Path):
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     client = nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3",
                                      resources={"metadata": {"path": str(path.parent)}})  # fmt: skip
-    start, failure = time.perf_counter(), None
+    start, failure = time.perf_counter(), ""
     with progress.bar(cells, path.stem, unit="cell") as bar, _PeakMemory() as memory:
         client.on_cell_executed = lambda **_: bar.update()
         try:
             client.execute()
         except nbclient.exceptions.CellExecutionError as error:
-            failure = error
+            failure = f"{error.ename}: {error.evalue}"
+        except nbclient.exceptions.DeadKernelError:
+            failure = "the kernel died while it ran a cell (out of memory?)"
     timing = {"seconds": round(time.perf_counter() - start, 1), "peak_memory_mb": round(memory.peak / 2**20)}
     tidy(notebook)
     _write(settings.build_folder() / "notebooks" / path.name, nbformat.writes(notebook))
     _write(settings.build_folder() / "html" / f"{path.stem}.html", page(notebook, path.stem))
-    if failure is not None:
+    if failure:
         kept = settings.build_folder() / "html" / f"{path.stem}.html"
-        raise NotebookFailed(
-            f"{path.name} failed: {failure.ename}: {failure.evalue} (the cell is at the end of {kept})"
-        )
+        raise NotebookFailed(f"{path.name} failed: {failure} (the cell is at the end of {kept})")
     return notebook, timing
 
 
@@ -118,7 +117,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _merge(path: Path, entries: dict) -> None:
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = store.read_json(path) if path.exists() else {}
     store.write_json(path, dict(sorted({**known, **entries}.items())))
 
 

@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,18 +38,45 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with plainly(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):  # or it would hide the error that brought us here
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def plainly(path: Path) -> Iterator[None]:
+    """What the system says of a full disk or of a folder that cannot be written to, in a sentence about `path`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield
     except (OSError, safetensors.SafetensorError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+        within = re.search(r"\(os error (\d+)\)", str(error))  # how safetensors tells it
+        number = int(within[1]) if within else getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(errno.ENOSPC, f"no room on the disk for {path}: free some space and run again") from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
+            mend = "make its folder writable, or choose others with DISTILL_RUNS and DISTILL_BUILD"
+            raise OSError(number, f"cannot write {path} ({os.strerror(number)}): {mend}") from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock file `path`, whose folder is made; a killed process holds none. timeout: seconds, -1 without end.
+
+    Raises filelock.Timeout, and what atomic raises.
+    """
+    with plainly(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path).acquire(timeout=timeout)
+    with held:
+        yield
 
 
 def write_json(path: Path, value) -> None:
@@ -57,12 +85,12 @@ def write_json(path: Path, value) -> None:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path):
-    """Read JSON. Raises DamagedFile where it is none."""
+def read_json(path: Path, *, mend: str = "delete it and run again"):
+    """Read JSON. Raises DamagedFile, which says how to mend it, where it is none."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DamagedFile(f"{path} is damaged ({error}): delete it and run again") from error
+        raise DamagedFile(f"{path} is damaged ({error}): {mend}") from error
 
 
 def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
@@ -112,9 +140,10 @@ def load_or_make(
     name = _name(kind, key)
     path, partial = folder / f"{name}.safetensors", folder / f"{name}.partial"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{name}.lock"):
+        with locked(folder / f".{name}.lock"):
             if not path.exists():
+                for left in folder.glob(f".{name}.*.tmp"):  # by a process that was killed while it wrote
+                    left.unlink()
                 tensors, record = make(partial)
                 save(path, tensors, {"key": key, **record})
                 partial.unlink(missing_ok=True)

@@ -10,6 +10,8 @@ the runs: it counts a failed run as visited and hands a running one out again.) 
 import importlib
 import importlib.metadata
 import json
+import math
+import os
 import pkgutil
 import platform
 import time
@@ -23,6 +25,9 @@ from filelock import FileLock, Timeout
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from distill_utils import parallel, settings, stats, store
+
+_PARTS = {"study", "dataset", "settings", "versions", "seconds", "runs", "summary", "verdicts"}
+MEND = "take it from git again, or delete it and run what wrote it"  # a results file
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def finished(study: Study, dataset: str) -> dict:
     """The finished runs of a study: (arm as JSON text, seed) → {"metrics": …, "seconds": s}."""
     runs: dict = {}
     for trial in _journal(study, dataset).get_trials(deepcopy=False):
-        run = dict(trial.user_attrs)
+        run = _sound(dict(trial.user_attrs))
         runs.setdefault((run.pop("arm"), run.pop("seed")), run)
     return runs
 
@@ -107,7 +112,34 @@ def results(name: str, dataset: str) -> dict:
         raise ValueError(
             f"no results of {name} on {dataset}: python -m distill_utils study {name} --dataset {dataset}"
         )
-    return store.read_json(path)
+    return read(path)
+
+
+def read(path: Path) -> dict:
+    """A results file. Raises DamagedFile unless it has the parts of one and its runs give the summary it states."""
+    found = store.read_json(path, mend=MEND)
+    try:
+        arms, runs = found["settings"]["arms"], found["runs"]
+        again = _summary(arms, runs)
+        whole = (
+            found.keys() == _PARTS
+            and [(run["arm"], run["seed"]) for run in runs] == _pairs(arms, found["settings"]["seeds"])
+            and len(again) == len(found["summary"])
+            and all(map(_alike, again, found["summary"]))
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise store.DamagedFile(f"{path} is damaged ({error!r}): {MEND}") from error
+    if not whole:
+        raise store.DamagedFile(f"{path} is damaged (its runs give another summary): {MEND}")
+    return found
+
+
+def _alike(row: dict, other: dict) -> bool:
+    """Equal, up to what another machine's sum of the same numbers may differ in."""
+    return row.keys() == other.keys() and all(
+        value == other[name] or (isinstance(value, float) and math.isclose(value, other[name], rel_tol=1e-9))
+        for name, value in row.items()
+    )
 
 
 def select(runs: list[dict], metric: str, **arm) -> list[float]:
@@ -144,7 +176,7 @@ def find(name: str) -> Study:
 def _refuse_others(path: Path, settings_now: dict, replace: bool) -> None:
     if replace or not path.exists():
         return
-    before = store.read_json(path)["settings"]
+    before = read(path)["settings"]
     changed = [name for name in settings_now if before.get(name) != settings_now[name]]
     if changed:
         raise ValueError(
@@ -163,48 +195,105 @@ def _run_cell(name: str, dataset: str, arm: dict, seed: int, wait: bool) -> None
     study = find(name)
     cell = store.digest({"study": name, "dataset": dataset, "arm": arm, "seed": seed})
     try:
-        held = FileLock(settings.runs_folder() / f".study-{cell}.lock").acquire(timeout=-1 if wait else 0)
+        with store.locked(settings.runs_folder() / f".study-{cell}.lock", timeout=-1 if wait else 0):
+            if (_text(arm), seed) in finished(study, dataset):  # by another process or machine meanwhile
+                return
+            start = time.perf_counter()
+            metrics = study.run(arm, seed, dataset)
+            seconds = round(time.perf_counter() - start, 1)
+            run = {"arm": _text(arm), "seed": seed, "metrics": metrics, "seconds": seconds}
+            journal = _journal(study, dataset)
+            with store.plainly(_path(study, dataset)):
+                journal.add_trial(optuna.trial.create_trial(value=0.0, user_attrs=run | {"check": store.digest(run)}))
     except Timeout:
         return
-    with held:
-        if (_text(arm), seed) in finished(study, dataset):  # by another process or machine meanwhile
-            return
-        start = time.perf_counter()
-        metrics = study.run(arm, seed, dataset)
-        seconds = round(time.perf_counter() - start, 1)
-        run = {"arm": _text(arm), "seed": seed, "metrics": metrics, "seconds": seconds}
-        _journal(study, dataset).add_trial(optuna.trial.create_trial(value=0.0, user_attrs=run))
+
+
+def _sound(run: dict) -> dict:
+    """A run of the journal without its check. Raises ValueError where it is not what was written; the first studies
+    wrote no check."""
+    check = run.pop("check", None)
+    if run.keys() != {"arm", "seed", "metrics", "seconds"} or check not in (None, store.digest(run)):
+        raise ValueError("the numbers of a run were changed")
+    return run
+
+
+def _path(study: Study, dataset: str) -> Path:
+    return settings.results_folder() / f"study-{study.name}-{dataset}-{store.code_version(*study.code)}.journal"
 
 
 def _journal(study: Study, dataset: str) -> optuna.Study:
+    """The journal of a study. Raises DamagedFile where it is none, with the line to take out."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    name = f"study-{study.name}-{dataset}-{store.code_version(*study.code)}"
-    settings.results_folder().mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    path = _path(study, dataset)
+    with warnings.catch_warnings(), store.plainly(path):
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(settings.results_folder() / f"{name}.journal")))
-        return optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _examine(path)
+        try:
+            storage = JournalStorage(JournalFileBackend(str(path), _JournalLock(path)))
+            return optuna.create_study(study_name=path.stem, storage=storage, load_if_exists=True)
+        except (OSError, Timeout):
+            raise
+        except Exception as error:  # whatever Optuna meets in lines of another form
+            raise store.DamagedFile(f"{path} is damaged ({error!r}): delete it and run again") from error
+
+
+def _examine(path: Path) -> None:
+    """Raise DamagedFile at the first whole line that is not as it was written."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            if run := json.loads(line).get("user_attrs"):
+                _sound(run)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise store.DamagedFile(
+                f"line {number} of {path} is damaged ({error}): delete that line and run again, only its run is lost"
+            ) from error
+
+
+class _JournalLock:
+    """Optuna's own lock is a file that a killed process leaves behind, half a minute of waiting for everybody; this
+    one ends with its process. Who holds it cuts off the beginning of a line that a full disk or a kill left over."""
+
+    def __init__(self, path: Path):
+        self.path, self.lock = path, FileLock(path.with_name(f".{path.name}.lock"))
+
+    def acquire(self) -> bool:
+        self.lock.acquire()
+        written = self.path.read_bytes()
+        if not written.endswith(b"\n"):
+            os.truncate(self.path, written.rfind(b"\n") + 1)
+        return True
+
+    def release(self) -> None:
+        self.lock.release()
 
 
 def _results(study: Study, dataset: str, settings_now: dict, done: dict) -> dict:
-    runs = [
-        {"arm": arm, "seed": seed, **done[_text(arm), seed]}
-        for arm in settings_now["arms"]
-        for seed in range(settings_now["seeds"])
-    ]
+    pairs = _pairs(settings_now["arms"], settings_now["seeds"])
+    runs = [{"arm": arm, "seed": seed, **done[_text(arm), seed]} for arm, seed in pairs]
+    return {
+        "study": study.name, "dataset": dataset, "settings": settings_now, "versions": _versions(),
+        "seconds": round(sum(run["seconds"] for run in runs), 1), "runs": runs,
+        "summary": _summary(settings_now["arms"], runs), "verdicts": verdicts(study.claims(dataset), runs),
+    }  # fmt: skip
+
+
+def _pairs(arms: list[dict], seeds: int) -> list[tuple[dict, int]]:
+    return [(arm, seed) for arm in arms for seed in range(seeds)]
+
+
+def _summary(arms: list[dict], runs: list[dict]) -> list[dict]:
     summary = []
-    for arm in settings_now["arms"]:
+    for arm in arms:
         mine = [run["metrics"] for run in runs if run["arm"] == arm]
         for metric in mine[0]:
             interval = stats.t_interval([metrics[metric] for metrics in mine])
             low, high = (None if interval.n == 1 else value for value in interval[1:3])  # JSON knows no infinity
             summary.append({"arm": arm, "metric": metric, "mean": interval.mean, "low": low, "high": high,
                             "n": interval.n})  # fmt: skip
-    return {
-        "study": study.name, "dataset": dataset, "settings": settings_now, "versions": _versions(),
-        "seconds": round(sum(run["seconds"] for run in runs), 1), "runs": runs, "summary": summary,
-        "verdicts": verdicts(study.claims(dataset), runs),
-    }  # fmt: skip
+    return summary
 
 
 def _versions() -> dict:

@@ -19,6 +19,9 @@ PAGE = ROOT / "docs" / "reliability.md"
 TABLES = {
     "mutants": ("Faults put into the code", "One line of the package was changed in a copy (`make mutants`); the "
                 "first test that failed is named."),
+    "faults": ("Faults of machines", "Done for real to copies of the series (`make faults`). Held afterwards: the "
+               "same command completed, with one clear message where it first could not; nothing finished was "
+               "lost; no file held less than was written. A dash: it does not apply."),
 }  # fmt: skip
 
 

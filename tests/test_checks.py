@@ -113,6 +113,37 @@ def test_the_table_shows_every_check_with_value_and_band():
     assert lines[3].split() == ["FAIL", "02_distill", "3", "…", "2", "loss"]
 
 
+@pytest.mark.parametrize("line", ['{"notebook": "x", "name": ]', "[1, 2]", '{"notebook": "x"}', "7"])
+def test_a_damaged_file_of_checks_is_named(line):
+    check("gain", 1, low=0)
+    path = settings.build_folder() / "checks.jsonl"
+    whole = path.read_text("utf-8")
+    path.write_text(f"{line}\n{whole}", "utf-8")
+    for use in (lambda: check("gain", 1, low=0), lambda: checks.begin("02_distill"), checks.table):
+        with pytest.raises(ValueError, match=rf"^{path} is damaged \(.*\): delete it and run again$"):
+            use()
+    assert path.read_text("utf-8") == f"{line}\n{whole}"
+
+
+def test_the_beginning_of_a_line_that_a_full_disk_left_is_no_check():
+    check("gain", 1, low=0)
+    with (settings.build_folder() / "checks.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"notebook": "02_dis')
+    check("loss", 2, low=0)
+    assert [row["name"] for row in rows()] == ["gain", "loss"]
+
+
+def test_a_write_that_fails_leaves_the_checks_that_were_there(monkeypatch):
+    check("gain", 1, low=0)
+    (settings.build_folder() / ".checks.jsonl.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        check("loss", 2, low=0)
+    assert [row["name"] for row in rows()] == ["gain"]
+    assert not (settings.build_folder() / ".checks.jsonl.tmp").is_symlink()
+    check("loss", 2, low=0)
+    assert len(rows()) == 2
+
+
 def test_checks_of_several_processes_at_once_all_arrive(start_python):
     code = (
         "from distill_utils import checks; checks.begin({0!r}); [checks.check(str(i), i, low=0) for i in range(40)]"

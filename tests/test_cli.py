@@ -1,8 +1,10 @@
 """The commands: an error is one sentence that says what to do, an exit status, and no traceback."""
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
-from distill_utils import __main__, data, settings
+from distill_utils import __main__, data, series, settings
 
 
 def command(start_python, *arguments, **environment):
@@ -45,6 +47,55 @@ def test_doctor_finds_nothing_to_mend_here(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["OK"] * 7
     assert "data: digits, 719 labelled images of 10 classes" in lines[3]
+
+
+@pytest.mark.parametrize("variable", ["DISTILL_RUNS", "DISTILL_BUILD"])
+def test_doctor_finds_a_folder_that_cannot_be_written_to(variable, monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DISTILL_DATASET", "digits")
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "folder"))
+    assert __main__.main(["doctor"]) == 1
+    (failed,) = (line for line in capsys.readouterr().out.splitlines() if not line.startswith("OK "))
+    assert failed.startswith("FAIL  disk: ")
+    assert f"cannot write {tmp_path}/file/folder/.doctor (" in failed
+    assert "DISTILL_RUNS" in failed
+
+
+def test_doctor_leaves_nothing_behind(monkeypatch):
+    monkeypatch.setenv("DISTILL_DATASET", "digits")
+    __main__.main(["doctor"])
+    assert [*settings.runs_folder().iterdir(), *settings.build_folder().iterdir()] == []
+
+
+@pytest.fixture
+def one_notebook(monkeypatch, tmp_path):
+    """A function that makes the series one notebook of one cell."""
+
+    def put(source):
+        nbformat.write(new_notebook(cells=[new_code_cell(source, id="only")]), tmp_path / "00_only.ipynb")
+        monkeypatch.setattr(series, "NOTEBOOKS", tmp_path)
+
+    return put
+
+
+def test_a_kernel_that_dies_is_told_in_one_sentence(one_notebook, capsys):
+    one_notebook("import os; os._exit(1)")
+    assert __main__.main(["run"]) == 1
+    out, err = capsys.readouterr()
+    message = err.split("\r")[-1].strip(" ")
+    assert message.startswith("error: 00_only.ipynb failed: the kernel died while it ran a cell (out of memory?)")
+    assert (out, message.count("\n")) == ("", 1)
+    assert (settings.build_folder() / "html" / "00_only.html").exists()
+
+
+def test_a_damaged_file_of_timings_is_named(one_notebook, capsys):
+    one_notebook("print(1)")
+    settings.build_folder().mkdir()
+    (settings.build_folder() / "timings.json").write_text('{"00_only": {"sec')
+    assert __main__.main(["run"]) == 1
+    message = capsys.readouterr().err.split("\r")[-1].strip(" ")
+    assert message.startswith(f"error: {settings.build_folder()}/timings.json is damaged (")
+    assert message.endswith("): delete it and run again\n")
 
 
 @pytest.mark.parametrize(

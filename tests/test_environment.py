@@ -1,6 +1,10 @@
 """environment.yml, requirements.txt and pyproject.toml say the same."""
 
+import os
 import re
+import shutil
+import subprocess
+import time
 import tomllib
 from pathlib import Path
 
@@ -97,3 +101,19 @@ def test_bounds_are_compared_as_numbers(version, bound, fits):
 def test_no_upper_bound_locks_readers_out():
     """A package that cannot be installed on next year's Python is the commonest complaint about such series."""
     assert all("<" not in bound for bound in [*wanted().values(), PROJECT["requires-python"]])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+def test_make_sets_up_once_though_a_clock_was_moved_back(tmp_path):
+    """What the set-up is made from is dated a year ahead; a Python that does nothing stands in for the real one."""
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    ahead = time.time() + 365 * 24 * 3600
+    os.utime(tmp_path / "requirements.txt", (ahead, ahead))
+    python = tmp_path / "python"
+    made = 'mkdir -p .venv/bin; printf "#!/bin/sh\\n" > .venv/bin/python; chmod +x .venv/bin/python'
+    python.write_text(f'#!/bin/sh\ncase "$*" in *--clear*) {made};; esac\n')
+    python.chmod(0o755)
+    command = ["make", "-C", tmp_path, "run", f"PYTHON={python}"]
+    told = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert ["Setting up" in words for words in told] == [True, False]

@@ -103,7 +103,14 @@ def test_a_difference_is_written_in_the_unit_of_its_metric(changes, words):
 def test_every_claim_of_every_study_has_its_line_and_other_files_have_none(monkeypatch, tmp_path):
     monkeypatch.setattr(readme.settings, "results_folder", lambda: tmp_path)
     rows = [claim(), claim(claim="c against d", verdict="inconclusive")]
-    five, three = ({"settings": {"seeds": seeds}, "runs": [{}] * 4 * seeds} for seeds in (5, 3))
+    arms = [{"width": width} for width in (2, 4, 8, 16)]
+    five, three = (
+        {
+            "settings": {"seeds": seeds, "arms": arms}, "summary": [], "versions": {}, "seconds": 1.0,
+            "runs": [{"arm": arm, "seed": seed, "metrics": {}} for arm in arms for seed in range(seeds)],
+        }
+        for seeds in (5, 3)
+    )  # fmt: skip
     files = {
         "a-glyphs": {"study": "a", "dataset": "glyphs", "verdicts": rows, **five},
         "b-mnist": {"study": "b", "dataset": "mnist", "verdicts": [claim(n=3, verdict="no verdict: gate")], **three},

@@ -11,6 +11,7 @@ import subprocess
 import pytest
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 import distill_utils
 from distill_utils import store
@@ -149,6 +150,29 @@ def test_a_full_disk_is_told_in_a_sentence_and_harms_nothing(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+@pytest.mark.parametrize(
+    "form", [OSError, lambda number, words: SafetensorError(f"I/O error: {words} (os error {number})")]
+)
+def test_a_folder_that_cannot_be_written_to_is_told_with_its_mend(number, form, tmp_path):
+    def write():
+        with store.plainly(tmp_path / "a"):
+            raise form(number, os.strerror(number))
+
+    mend = rf"cannot write {tmp_path}/a \({os.strerror(number)}\): make its folder writable, or choose .*DISTILL_RUNS"
+    with pytest.raises(OSError, match=mend) as caught:
+        write()
+    assert caught.value.errno == number
+
+
+def test_a_file_where_a_folder_should_be_is_told_with_its_mend(tmp_path):
+    (tmp_path / "runs").touch()
+    with pytest.raises(OSError, match=f"cannot write {tmp_path}/runs/.*DISTILL_RUNS"):
+        store.load_or_make("student", {}, make, tmp_path / "runs")
+    with pytest.raises(OSError, match=f"cannot write {tmp_path}/runs/results.json .*DISTILL_RUNS"):
+        store.write_json(tmp_path / "runs" / "results.json", {})
+
+
 # Load or make
 
 
@@ -189,6 +213,25 @@ def test_a_failure_leaves_no_artifact_but_its_unfinished_work():
     with pytest.raises(KeyboardInterrupt):
         store.load_or_make("student", {}, fail)
     assert store.load_or_make("student", {}, go_on)[1] == {"history": [1.5]}
+
+
+def test_what_a_killed_process_left_of_a_write_goes_when_the_artifact_is_made(tmp_path):
+    store.load_or_make("student", {"seed": 0}, make, tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    other = tmp_path / ".student-0123456789abcdef.safetensors.0a1b2c3d.tmp"  # another process may be writing it now
+    left = [tmp_path / f".{path.stem}.{kind}.0a1b2c3d.tmp" for kind in ("safetensors", "partial")]
+    for each in (other, *left):
+        each.touch()
+    path.unlink()
+    store.load_or_make("student", {"seed": 0}, make, tmp_path)
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, f".{path.stem}.lock", other.name}
+
+
+def test_what_is_there_is_loaded_without_writing_anything(tmp_path):
+    store.load_or_make("student", {}, make, tmp_path)
+    (tmp_path / f".{next(tmp_path.glob('*.safetensors')).stem}.lock").unlink()
+    store.load_or_make("student", {}, None, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_an_artifact_under_another_ones_name_is_refused(tmp_path):

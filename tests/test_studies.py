@@ -119,6 +119,122 @@ def test_a_rerun_writes_the_same_file_and_other_settings_are_refused(tiny):
     assert claim["n"] == 3
 
 
+# What a kill, a full disk or a bad block leaves
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """A study whose runs take no time, in this process; calling it does one run."""
+    study = studies.Study(
+        "few", lambda dataset: [{"arm": i} for i in range(3)], lambda arm, seed, dataset: {"score": arm["arm"] + 0.5},
+        lambda dataset: [], code=("stats",), datasets=("glyphs",),
+    )  # fmt: skip
+    monkeypatch.setattr(studies, "find", lambda name: study)
+    monkeypatch.setattr(studies.settings, "results_folder", lambda: tmp_path / "results")
+
+    def run(arm, seed=0):
+        studies._run_cell("few", "glyphs", {"arm": arm}, seed, True)
+
+    run.finished = lambda: sorted(json.loads(arm)["arm"] for arm, _ in studies.finished(study, "glyphs"))
+    run.journal = studies._path(study, "glyphs")
+    return run
+
+
+@pytest.mark.parametrize("length", [1, 40, -1])
+def test_a_line_that_was_cut_off_costs_its_own_run_alone(few, length):
+    few(0)
+    whole = few.journal.read_bytes()
+    few(1)
+    line = few.journal.read_bytes()[len(whole) :].splitlines()[-1]
+    few.journal.write_bytes(whole + line[:length])
+    assert few.finished() == [0]
+    few(2)
+    few(1)
+    assert few.finished() == [0, 1, 2]
+    assert all(json.loads(line) for line in few.journal.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"1.5", b"1.7"), (b'"metrics"', b'"metricz"'), (b'"check"', b'"chezk"'), (b"}", b"]"), (b"{", b"\xff")],
+)
+def test_a_changed_line_of_a_journal_is_named(few, old, new):
+    for arm in range(3):
+        few(arm)
+    lines = few.journal.read_bytes().splitlines(keepends=True)
+    (number,) = (number for number, line in enumerate(lines) if b"1.5" in line)
+    few.journal.write_bytes(b"".join([*lines[:number], lines[number].replace(old, new), *lines[number + 1 :]]))
+    with pytest.raises(
+        store.DamagedFile, match=rf"line {number + 1} of {few.journal} is damaged .* delete that line"
+    ):
+        few.finished()
+    few.journal.write_bytes(b"".join([*lines[:number], *lines[number + 1 :]]))
+    assert few.finished() == [0, 2]
+    few(1)
+    assert few.finished() == [0, 1, 2]
+
+
+def test_a_run_of_the_first_studies_needs_no_check(few):
+    few(0)
+    lines = [json.loads(line) for line in few.journal.read_text().splitlines()]
+    for line in lines:
+        line.get("user_attrs", {}).pop("check", None)
+    few.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert few.finished() == [0]
+
+
+def test_lines_of_another_form_are_no_traceback(few):
+    few(0)
+    few.journal.write_text(few.journal.read_text().replace('"op_code"', '"op_cods"'))
+    with pytest.raises(store.DamagedFile, match=f"{few.journal} is damaged"):
+        few.finished()
+
+
+def test_a_lock_that_a_killed_process_left_keeps_nobody_waiting(few):
+    few(0)
+    few.journal.with_name(f".{few.journal.name}.lock").touch()
+    theirs = few.journal.with_name(f"{few.journal.name}.lock")
+    theirs.symlink_to(few.journal)  # Optuna's own, of an older version
+    few(1)
+    assert few.finished() == [0, 1]
+    assert theirs.is_symlink(), "it was waited for, and broken"
+
+
+RESULTS = sorted(path for path in (ROOT / "results").glob("*-*.json") if '"verdicts"' in path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_every_committed_results_file_gives_its_own_summary(path):
+    assert studies.read(path)["runs"]
+
+
+def _change(found, name):
+    """A results file with one thing changed."""
+    run, row = found["runs"][1], found["summary"][0]
+    metric = row["metric"]
+    {
+        "metric": lambda: run["metrics"].update({metric: run["metrics"][metric] + 0.01}),
+        "seed": lambda: run.update(seed=run["seed"] + 1),
+        "mean": lambda: row.update(mean=row["mean"] + 1e-6),
+        "no metric": lambda: run["metrics"].pop(metric),
+        "no runs": lambda: found.pop("runs"),
+        "other parts": lambda: found.update(verdictz=found.pop("verdicts")),
+        "no row": lambda: found["summary"].pop(),
+        "a number for a word": lambda: found.update(runs=7),
+    }[name]()
+
+
+@pytest.mark.parametrize(
+    "name", ["metric", "seed", "mean", "no metric", "no runs", "other parts", "no row", "a number for a word"]
+)
+def test_a_changed_results_file_is_refused(name, tmp_path):
+    found = store.read_json(RESULTS[0])
+    _change(found, name)
+    store.write_json(tmp_path / "results.json", found)
+    with pytest.raises(store.DamagedFile, match=f"{tmp_path}/results.json is damaged .*: take it from git again"):
+        studies.read(tmp_path / "results.json")
+
+
 def test_an_unknown_study_lists_the_known_ones(tiny):
     process = tiny("tinny", "--seeds", "2")
     _, err = process.communicate()
