@@ -142,7 +142,8 @@ def dist_loss(
     """DIST (Huang et al. 2022): T² · [inter · (1 - mean row correlation) + intra · (1 - mean column correlation)].
 
     Pearson correlations of the softened probabilities, over the classes of an image (inter) and over the images of a
-    class (intra): relations are matched, not values. The column part depends on which images share a batch.
+    class (intra): relations are matched, not values. The column part depends on which images share a batch; of a single
+    image, which correlates with nothing, it is the constant T² · intra.
     """
     arguments.number("inter", inter, 0)
     arguments.number("intra", intra, 0)

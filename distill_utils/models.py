@@ -111,11 +111,16 @@ def build(name: str, num_classes: int, in_channels: int = 1, **options) -> nn.Mo
     options: keyword arguments of its class, such as width and dropout. The weights come from torch's global
     generator. Raises ValueError for an unknown name or fewer than two classes.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: one of {', '.join(MODELS)}")
+    check_name(name)
     if num_classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, found {num_classes}")
     return MODELS[name](num_classes, in_channels, **options).to(memory_format=torch.channels_last)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError, with the known names, unless build knows this model."""
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: one of {', '.join(MODELS)}")
 
 
 @torch.no_grad()

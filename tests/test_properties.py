@@ -29,6 +29,9 @@ from distill_utils.training import Batch
 MODULES = (losses, features, evaluation, stats, localisation, explanation_metrics, store, teacher_cache, data, glyphs,
            counter, augment, soft_tree, readable)  # fmt: skip
 
+# Left out: what functions return, which nobody else makes.
+WITHOUT = {"readable.Decision", "readable.Step", "stats.Interval"}
+
 # What may refuse even arguments of the right form, as its docstring says.
 MAY_REFUSE = {"data.load", "explanation_metrics.abpc", "explanation_metrics.infidelity", "explanation_metrics.region_correlation"}
 
@@ -603,3 +606,24 @@ def test_an_answer_is_right_or_a_documented_error(name, source):
         assert fault or name in MAY_REFUSE, answer
     else:
         assert right(answer, given), (fault, answer)
+
+
+def _public() -> set[str]:
+    """Functions, classes and their methods, but for errors and what torch or Python calls."""
+    found = set()
+    for module in MODULES:
+        for name, value in vars(module).items():
+            if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
+                continue
+            if inspect.isfunction(value) or callable(getattr(value, "__wrapped__", None)):
+                found.add(generated.name_of(value))
+            elif inspect.isclass(value) and not issubclass(value, Exception):
+                found.add(generated.name_of(value))
+                found |= {generated.name_of(part) for part_name, part in vars(value).items()
+                          if inspect.isfunction(part) and not part_name.startswith("_")}  # fmt: skip
+    return found
+
+
+def test_every_public_function_has_a_property():
+    assert _public() - set(FUNCTIONS) == WITHOUT
+    assert not set(FUNCTIONS) - _public()
