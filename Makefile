@@ -7,6 +7,7 @@
 ## make slides slides from the notebooks' own cells, in build/slides
 ## make colab  notebooks that install the package first, in build/site/colab
 ## make mutants put faults into copies of the package, and show which test notices each
+## make properties call every public function with 1,000 generated arguments, right ones and bad ones
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
 ## Needs Python 3.11 or newer; another one than python3: make run PYTHON=/path/to/python3
@@ -51,6 +52,9 @@ course: $(READY)
 
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py
+
+properties: $(READY)
+	$(BIN)/python tests/properties.py
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .
@@ -98,6 +102,6 @@ lock: $(READY)
 	  --no-annotate --upgrade --custom-compile-command "make lock" -o docs/site/requirements.txt
 
 clean:
-	rm -rf .venv build runs .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course slides site site-test colab mutants lint lock clean
+.PHONY: help run test lab course slides site site-test colab mutants properties lint lock clean

@@ -40,7 +40,7 @@ class ImageSet:
     def __post_init__(self):
         count = getattr(self.labels, "shape", (0,))[:1]
         if count != (0,):
-            arguments.tensors(images=(self.images, "float N×features×…"), labels=(self.labels, "int64 N"))
+            arguments.tensors(images=(self.images, "float N×channels×H×W"), labels=(self.labels, "int64 N"))
         parts = [self.images, self.labels, *(self.masks or {}).values(), *(self.factors or {}).values()]
         if any(not isinstance(part, Tensor) or part.shape[:1] != count for part in parts):
             raise ValueError(f"images, labels, masks and factors must be tensors of one length, not all {tuple(count)}")

@@ -112,7 +112,8 @@ class SimKD(nn.Module):
 
     def projected(self, images: Tensor) -> Tensor:
         """The features N×D that shall equal the teacher's pooled ones."""
-        arguments.tensors(images=(images, f"float32+ N×{self.body[0][0].in_channels}×H×W"))
+        first = self.body[0][0].weight
+        arguments.tensors(images=(images, f"{str(first.dtype).removeprefix('torch.')} N×{first.shape[1]}×H×W"))
         return self.projector(self.body(images))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -380,7 +380,7 @@ CASES = {
             lambda result, given: len(result[1]) == len(given["names"])),
         features.read_teacher: (
             lambda d: {"teacher": a_network(d), "images": images_for(d), "names": ["pool"],
-                       "num_classes": d.size("C")}, at_least_0),
+                       "num_classes": d.size("C")}, finite_or_fed),
         features.Hinted: (
             lambda d: two_networks(d) | {"stage": d.whole(0, 2), "image_shape": tuple(d.shape("KHW"))}, anything),
         features.Hinted.forward: (
@@ -394,7 +394,7 @@ CASES = {
             lambda d: {"self": features.SimKD(a_network(d), a_network(d, 3)), "images": images_for(d)}, finite_or_fed),
         features.hint_loss: (lambda d: feature_maps(d) | {"regressor": nn.Conv2d(d.size("D"), d.size("G"), 1)}, a_loss),
         features.attention_transfer_loss: (feature_maps, a_loss),
-        features.rkd_distance_loss: (lambda d: {"student": d.floats("ND"), "teacher": d.floats("NG")}, a_loss),
+        features.rkd_distance_loss: (lambda d: {"student": enough(d, 1).floats("ND"), "teacher": d.floats("NG")}, a_loss),
         features.rkd_angle_loss: (lambda d: {"student": d.floats("ND"), "teacher": d.floats("NG")}, a_loss),
     },
     evaluation: {
