@@ -47,7 +47,7 @@ def _add_train(commands) -> None:
     add("--steps", type=_count, help="default: 2000 for the teacher, 1000 for the student")
     add("--batch-size", type=_count, help="images per step in all processes together; default: 128")
     add("--lr", type=_above_0, help="peak learning rate; default: 0.004")
-    add("--views", type=_count_or_0, help="augmented views; default: new ones in every epoch (teacher), none (student)")
+    add("--views", type=_count_or_0, help="augmented views; default: new ones every epoch (teacher), none (student)")
     add("--teacher", type=_path, help="model.safetensors to distil; default: the series' own teacher")
     add("--temperature", type=_above_0, default=8.0)
     add("--alpha", type=_share, default=1.0, help="weight of the soft targets; 0: the labels alone")

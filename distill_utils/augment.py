@@ -16,8 +16,10 @@ from distill_utils import arguments, counter
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may vary between views of an image; every change is drawn uniformly and independently. Raises ValueError for
-    a range that is negative, or wider than means anything."""
+    """What may vary between views of an image; every change is drawn uniformly and independently.
+
+    Raises ValueError for a range that is negative, or wider than means anything.
+    """
 
     rotation: float = 0.0  # radians, to each side
     shift: float = 0.0  # pixels, to each side, in both directions
@@ -34,7 +36,8 @@ def augment(images: Tensor, index: Tensor, view: int, augmentation: Augmentation
     """View number `view` of each image.
 
     images: float N×channels×H×W in [0, 1]; index: LongTensor N, the identity of each image in its set. Returns the
-    same shape and range. Pixels that move in from outside repeat the edge; one that is not finite spoils its neighbours.
+    same shape and range. Pixels that move in from outside repeat the edge. A pixel that is not
+    finite spoils its neighbours.
     """
     arguments.tensors(images=(images, "float32 N×channels×H×W"), index=(index, "int64 N"))
     u = counter.uniform(seed, f"view {view}", index, 6).to(images).T * 2 - 1  # 6×N in [-1, 1)

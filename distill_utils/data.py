@@ -28,8 +28,8 @@ class ImageSet:
     """Images with their labels and, for glyphs, what is known about them.
 
     images: float32 N×channels×H×W in [0, 1]; labels: LongTensor N, -1 where unlabelled; masks: dict of bool N×H×W or
-    None; factors: dict of tensors of length N that glyphs.render turns back into the images, or None. Raises ValueError
-    where these are not of as many images; there may be none.
+    None; factors: dict of tensors of length N that glyphs.render turns back into the images, or None.
+    Raises ValueError where these are not of as many images; there may be none.
     """
 
     images: Tensor
@@ -43,7 +43,7 @@ class ImageSet:
             arguments.tensors(images=(self.images, "float N×channels×H×W"), labels=(self.labels, "int64 N"))
         parts = [self.images, self.labels, *(self.masks or {}).values(), *(self.factors or {}).values()]
         if any(not isinstance(part, Tensor) or part.shape[:1] != count for part in parts):
-            raise ValueError(f"images, labels, masks and factors must be tensors of one length, not all {tuple(count)}")
+            raise ValueError(f"images, labels, masks and factors must be tensors of one length {tuple(count)}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -114,7 +114,7 @@ def load(name: str, root: str | Path | None = None, seed: int = 0) -> ImageData:
         except (RuntimeError, ValueError) as error:  # "~nobody", or a name that no file can have
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{name!r} names no folder ({error}): give folder:PATH the folder of your images") from error
+            raise DataError(f"{name!r} names no folder ({error}): give folder:PATH that of your images") from error
     check_name(name)
     return DATASETS[name](name, root, seed)
 

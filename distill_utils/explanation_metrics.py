@@ -59,10 +59,12 @@ def region_correlation(maps: Tensor, regions: Tensor, effects: Tensor) -> float:
     """Spearman's correlation over regions and images of relevance in the region with the effect of the intervention.
 
     regions, effects: as interventions returns them. In [-1, 1], 0 by chance, 1 when the map orders all parts of all
-    images as the network does. Raises ValueError for an empty region, and where all relevance or all effects are equal.
+    images as the network does. Raises ValueError for an empty region, or where all effects or
+    all of the relevance are equal.
     """
     _check(maps)
-    arguments.tensors(maps=(maps, "float16+ N×H×W"), regions=(regions, "bool R×N×H×W"), effects=(effects, "finite float R×N"))
+    arguments.tensors(maps=(maps, "float16+ N×H×W"), regions=(regions, "bool R×N×H×W"),
+                      effects=(effects, "finite float R×N"))  # fmt: skip
     if not bool(regions.flatten(2).any(2).all()):
         raise ValueError("a region is empty: no relevance can lie in it")
     inside = (maps * regions).sum((2, 3))
@@ -156,7 +158,10 @@ def average_sensitivity(explainer: Callable, model: nn.Module, images: Tensor, c
         noise = radius * (2 * torch.rand(images.shape, generator=random) - 1)
         moved = explainer(model, (images + noise).clamp(0, 1), classes).maps
         total += (moved - maps).flatten(1).norm(dim=1) / samples
-    return total / maps.flatten(1).norm(dim=1)
+    sensitivity = total / maps.flatten(1).norm(dim=1)
+    if not bool(sensitivity.isfinite().all()):
+        raise ValueError("a map holds a number that is not finite, or too large to be squared")
+    return sensitivity
 
 
 def entropy(maps: Tensor) -> Tensor:
@@ -265,7 +270,7 @@ def _check_explained(images: Tensor, maps: Tensor, classes: Tensor, infill: Tens
 
 
 def _check(maps: Tensor) -> None:
-    if isinstance(maps, Tensor) and maps.dtype.is_complex or not isinstance(maps, Tensor):
+    if (isinstance(maps, Tensor) and maps.dtype.is_complex) or not isinstance(maps, Tensor):
         arguments.tensors(maps=(maps, "float16+ N×H×W"))
     if maps.ndim != 3 or len(maps) == 0:
         raise ValueError(f"maps must be N×H×W, at least one: found {tuple(maps.shape)}")

@@ -37,8 +37,10 @@ _FINE = 3  # samples per pixel and axis when a master is drawn into the image
 
 @dataclass(frozen=True)
 class Look:
-    """How the images of a set look; ranges are (low, high), grey levels in [0, 1], lengths in pixels. Raises ValueError
-    for what no image can look like."""
+    """How the images of a set look; ranges are (low, high), grey levels in [0, 1], lengths in pixels.
+
+    Raises ValueError for what no image can look like.
+    """
 
     contrast: tuple = (0.2, 0.5)  # of glyph and distractor against the background
     texture_sd: float = 0.06
@@ -63,8 +65,9 @@ class Look:
 
 # Every factor of an image: what kind of number it is, and from where to where its values make an image.
 _FACTORS = {
-    "index": ("int64", -(2**63), 2**63 - 1), "seed": ("int64", -(2**63), 2**63 - 1), "label": ("int64", 0, len(CLASSES) - 1),
-    "face": ("int64", 0, len(FACES) - 1), "distractor": ("int64", 0, len(CLASSES) - 1),
+    "index": ("int64", -(2**63), 2**63 - 1), "seed": ("int64", -(2**63), 2**63 - 1),
+    "label": ("int64", 0, len(CLASSES) - 1), "face": ("int64", 0, len(FACES) - 1),
+    "distractor": ("int64", 0, len(CLASSES) - 1),
     "distractor_face": ("int64", 0, len(FACES) - 1), "cue": ("int64", -1, len(CLASSES) - 1),
     "cue_corner": ("int64", 0, 3), "cue_size": ("int64", 1, SIZE - 2), "aspect": ("float32", 0.1, 10),
     "cap_height": ("float32", 1, SIZE), "distractor_cap_height": ("float32", 1, SIZE),
@@ -122,6 +125,7 @@ def sample(index: Tensor, seed: int = 0, look: Look = Look()) -> dict:
 
 def without(factors: dict, part: str) -> dict:
     """The factors of the same images with one part ("object", "distractor" or "cue") removed."""
+    _check(factors)
     removed = {
         "object": {"contrast": 0.0 * factors["contrast"]},
         "distractor": {"distractor_contrast": 0.0 * factors["distractor_contrast"]},

@@ -4,8 +4,8 @@ Logits are N×C; labels LongTensor N. Soft targets are the teacher's probabiliti
 softmax(z / T). KL is always KL(teacher ‖ student), means are over the batch, and no gradient reaches the teacher.
 The field weighs the two parts both ways: here alpha is the weight of the *soft* part.
 
-Of logits that are not finite, or too large for the sums, a loss may be NaN: training.fit looks at the loss, and tells
-with the step. Looking at every logit here would cost more than the loss. All else that does not fit raises ValueError.
+Of logits that are not finite, or too large for the sums, a loss may be NaN: training.fit looks at it and names the
+step. To look at every logit here would cost more than the loss. All else that does not fit raises ValueError.
 """
 
 import math
@@ -142,8 +142,8 @@ def dist_loss(
     """DIST (Huang et al. 2022): T² · [inter · (1 - mean row correlation) + intra · (1 - mean column correlation)].
 
     Pearson correlations of the softened probabilities, over the classes of an image (inter) and over the images of a
-    class (intra): relations are matched, not values. The column part depends on which images share a batch; of a single
-    image, which correlates with nothing, it is the constant T² · intra.
+    class (intra): relations are matched, not values. The column part depends on which images share a batch; of one
+    image alone, which correlates with nothing, it is the constant T² · intra.
     """
     arguments.number("inter", inter, 0)
     arguments.number("intra", intra, 0)
@@ -224,12 +224,13 @@ def _log_mass(log_p: Tensor, groups: Tensor, count: int) -> Tensor:
 def _checked_groups(groups: Tensor, log_p: Tensor) -> tuple[Tensor, int]:
     """groups as N×C and how many there are."""
     n, c = log_p.shape
-    if not isinstance(groups, Tensor) or groups.dtype != torch.long or groups.shape not in ((c,), (n, c)):
+    arguments.tensors(groups=(groups, "int64 " + ("C" if getattr(groups, "ndim", 1) == 1 else "N×C")))
+    if groups.shape not in ((c,), (n, c)):
         raise ValueError(
             f"groups must be a LongTensor of the group of each class, of shape ({c},) or ({n}, {c}): found "
-            + (f"{groups.dtype} of shape {tuple(groups.shape)}" if isinstance(groups, Tensor) else type(groups).__name__)
+            f"{groups.dtype} of shape {tuple(groups.shape)}"
         )
-    if groups.numel() and int(groups.min()) < 0:
+    if int(groups.min()) < 0:
         without = (groups < 0).nonzero()[0, -1]
         raise ValueError(f"class {int(without)} has no group: groups count from 0, found {int(groups.min())}")
     if int(groups.max()) >= 100 * c:  # gaps are harmless, but every number up to the last takes its place

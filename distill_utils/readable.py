@@ -23,8 +23,8 @@ class HardTree(nn.Module):
     weights: G×in_features; biases: G; below: LongTensor G×2, to the left (no) and to the right (yes): a number
     from 0 is a gate, −1 − l is leaf l; leaves: logits L×C. The root is gate 0, or leaf 0 in a tree without gates.
     nodes: the number that each gate has in the tree it was made from. Takes images N×channels×H×W or N×in_features,
-    returns logits N×C. Raises ValueError where these are no tree, numbered from the root down, or where an image holds
-    a number that is not finite, of which no gate can say anything.
+    returns logits N×C. Raises ValueError where these are no tree, numbered from the root down, or where an image
+    holds a number that is not finite, of which no gate can say anything.
     """
 
     def __init__(self, weights: Tensor, biases: Tensor, below: Tensor, leaves: Tensor, nodes: Tensor):
@@ -42,7 +42,7 @@ class HardTree(nn.Module):
             parts, above = below.flatten().sort().values, torch.arange(gates)[:, None]
             once = torch.equal(parts, torch.cat([torch.arange(-gates - 1, 0), torch.arange(1, gates)]))
             if not once or bool(((below >= 0) & (below <= above)).any()):
-                raise ValueError("below names every leaf and every gate but the root once, and a gate before its parts")
+                raise ValueError("below names each leaf and each gate but the root once, a gate before its parts")
         for name, value in {"weights": weights, "biases": biases, "below": below, "leaves": leaves,
                             "nodes": nodes}.items():  # fmt: skip
             self.register_buffer(name, value)
@@ -70,8 +70,8 @@ class HardTree(nn.Module):
         _check(self, images)
         if isinstance(gate, Tensor):
             arguments.tensors(images=(images, "float N×…"), gate=(gate, "int64 N"))
-        for end in (gate.min(), gate.max()) if isinstance(gate, Tensor) else (gate,):
-            arguments.number("gate", int(end), 0, len(self.weights) - 1)
+        for end in (int(gate.min()), int(gate.max())) if isinstance(gate, Tensor) else (gate,):
+            arguments.number("gate", end, 0, len(self.weights) - 1, whole=True)
         return (images.flatten(1) * self.weights[gate]).sum(1) + self.biases[gate]
 
     def paths(self) -> list[list[tuple[int, int]]]:

@@ -92,7 +92,8 @@ class SoftDecisionTree(nn.Module):
 
 def mixture(leaf_log_probabilities: Tensor, leaves: Tensor) -> Tensor:
     """log Σ_l P_l Q_l, N×C, of log P, N×L, and leaf logits L×C."""
-    arguments.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"), leaves=(leaves, "float32+ L×C"))
+    arguments.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"),
+                      leaves=(leaves, "float32+ L×C"))  # fmt: skip
     return torch.logsumexp(leaf_log_probabilities[:, :, None] + leaves.log_softmax(1), dim=1)
 
 
@@ -104,8 +105,8 @@ def bigot_loss(leaf_log_probabilities: Tensor, leaves: Tensor, targets: Tensor) 
     of the mixture and equals it where one leaf has all the mass. The paper prints
     −log Σ_l P_l Σ_k T_k log Q_lk, whose argument is negative; those who built it agree on this reading.
     """
-    arguments.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"), leaves=(leaves, "float32+ L×C"),
-                      targets=(targets, "float32+ N×C"))  # fmt: skip
+    arguments.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"),
+                      leaves=(leaves, "float32+ L×C"), targets=(targets, "float32+ N×C"))  # fmt: skip
     per_leaf = -targets.to(leaves.dtype) @ leaves.log_softmax(1).T  # N×L
     return (leaf_log_probabilities.exp() * per_leaf).sum(1).mean()
 
@@ -185,7 +186,8 @@ def grow(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=bigot_loss, bal
     Σ|w| and of the total variation of the filters, each divided by 2^depth of its gate, since a gate further down
     moves fewer images.
     """
-    arguments.tensors(images=(batch.images, "float N×channels×H×W"), targets=(targets, f"float32+ N×{tree.num_classes}"))
+    arguments.tensors(images=(batch.images, "float N×channels×H×W"),
+                      targets=(targets, f"float32+ N×{tree.num_classes}"))  # fmt: skip
     weights = {"balance": balance, "sparsity": sparsity, "smoothness": smoothness}
     for name, value in {"final_inverse_temperature": final_inverse_temperature, **weights}.items():
         arguments.number(name, value, 0)

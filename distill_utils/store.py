@@ -87,8 +87,8 @@ def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read back what save wrote. Raises DamagedFile unless all that it holds is as written, and OSError where there is
-    no such file."""
+    """Read back what save wrote. Raises DamagedFile unless all that it holds is as written, OSError where there is no
+    such file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -125,7 +125,7 @@ def load_or_make(
     kind: a word for the file's name; key: JSON-able, everything that shapes the artifact; make(partial): returns
     (tensors, record); it may leave unfinished work at the path `partial`, which is removed once the artifact is
     whole. Returns (tensors, record). A process that finds another one at work waits for its result.
-    Raises DamagedFile for a file that does not hold what its name says; ValueError for a key that JSON cannot hold, or
+    Raises DamagedFile for a file that does not hold what its name says; ValueError for a key that JSON cannot hold or
     a kind that is no plain word; what make raises; OSError where the folder cannot be written to.
     """
     folder = Path(folder or settings.runs_folder())
@@ -176,8 +176,10 @@ def _name(kind: str, key: dict) -> str:
 
 
 def digest(key: dict | list) -> str:
-    """Sixteen hexadecimal digits that identify a JSON-able value, whatever the order of its keys. Raises ValueError for
-    what JSON cannot hold."""
+    """Sixteen hexadecimal digits that identify a JSON-able value, whatever the order of its keys.
+
+    Raises ValueError for what JSON cannot hold.
+    """
     return hashlib.sha256(_json(key, sort_keys=True).encode()).hexdigest()[:16]
 
 

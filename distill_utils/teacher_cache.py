@@ -21,8 +21,8 @@ def record(teacher: nn.Module, images: Tensor, *, views: int = 0, augmentation: 
     """The teacher's logits on every view of the images, recorded or loaded.
 
     views: how many augmented views; 0: the images as they are. Returns one float16 tensor N×C per view, which fit
-    takes as its teacher. The error of half precision is at most 2⁻⁷ for logits below 32 in size. Raises ValueError for
-    logits that half precision cannot hold, above 65504 or not finite.
+    takes as its teacher. The error of half precision is at most 2⁻⁷ for logits below 32 in size. Raises ValueError
+    for logits that half precision cannot hold, above 65504 or not finite.
     """
     arguments.tensors(images=(images, "float N×channels×H×W"))
     arguments.number("views", views, 0, whole=True)

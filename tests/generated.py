@@ -32,15 +32,18 @@ settings.register_profile("many", max_examples=1000, **same)  # make properties
 settings.load_profile(os.environ.get("DISTILL_PROPERTIES") or "few")
 
 WORDS = st.one_of(
-    st.text(max_size=12), st.sampled_from(["", " ", ".", "..", "../x", "a/b", "~", "~nobody", "\0", "é" * 300, "-1", "nan",
-                                             "folder:~nobody", "folder:nowhere", "folder:\0"])
+    st.text(max_size=12),
+    st.sampled_from(["", " ", ".", "..", "../x", "a/b", "~", "~nobody", "\0", "é" * 300, "-1", "nan",
+                     "folder:~nobody", "folder:nowhere", "folder:\0"]),
 )  # fmt: skip
+
+
+_SIZES = {"N": (1, 6), "C": (2, 6), "H": (8, 10), "W": (8, 10), "K": (1, 2), "D": (1, 5), "L": (1, 4), "G": (1, 3),
+          "R": (1, 4)}  # fmt: skip
 
 
 class Draw:
     """What one example draws. sizes: how large the dimension of each letter is; drawn when it is first needed."""
-
-    RANGES = {"N": (1, 6), "C": (2, 6), "H": (8, 10), "W": (8, 10), "K": (1, 2), "D": (1, 5), "L": (1, 4), "G": (1, 3), "R": (1, 4)}  # fmt: skip
 
     def __init__(self, draw):
         self.draw, self.sizes = draw, {}
@@ -49,7 +52,7 @@ class Draw:
         if letter.isdigit():
             return int(letter)
         if letter not in self.sizes:
-            self.sizes[letter] = self.draw(st.integers(*self.RANGES[letter]), letter)
+            self.sizes[letter] = self.draw(st.integers(*_SIZES[letter]), letter)
         return self.sizes[letter]
 
     def shape(self, letters: str) -> list[int]:
@@ -240,7 +243,7 @@ def called(function, given: dict, by=None):
         names = {kind.__name__ for kind in type(error).__mro__}
         frame = traceback.extract_tb(error.__traceback__)[-1]
         ours = Path(frame.filename).parent == PACKAGE or isinstance(error, OSError)
-        if not (ours and names & documented(function) and 0 < len(str(error)) and "\n" not in str(error)):
+        if not (ours and names & documented(function) and len(str(error)) > 0 and "\n" not in str(error)):
             raise
         RAN[name, type(error).__name__] += 1
         return error

@@ -19,9 +19,9 @@ PAGE = ROOT / "docs" / "reliability.md"
 TABLES = {
     "mutants": ("Faults put into the code", "One line of the package was changed in a copy (`make mutants`); the "
                 "first test that failed is named."),
-    "properties": ("Generated arguments", "Each public function was called with arguments that hypothesis drew, right "
-                   "ones and right ones of which one was spoiled (`make properties`). Each answer was what the docstring "
-                   "says, or an error that it documents, in one sentence; anything else counts as a failure."),
+    "properties": ("Generated arguments", "Each public function was called with arguments that hypothesis drew: "
+                   "right ones, and right ones of which one was spoiled (`make properties`). An answer is right, or "
+                   "an error that the docstring names, in one sentence; anything else counts as a failure."),
 }  # fmt: skip
 
 

@@ -8,15 +8,46 @@ from generated import Draw
 from hypothesis import given
 from hypothesis import strategies as st
 from test_properties import (
-    JSON, RECORDS, a_cart, a_hard_tree, a_network, a_tree, an_augmentation, every_class, factors, feature_maps, folder,
-    group_weights, images_for, leaves_of_a_batch, located, logit_pair, seeds_of, share, some_tensors,
+    JSON,
+    RECORDS,
+    a_cart,
+    a_hard_tree,
+    a_network,
+    a_tree,
+    an_augmentation,
+    every_class,
+    factors,
+    feature_maps,
+    folder,
+    group_weights,
+    images_for,
+    leaves_of_a_batch,
+    located,
+    logit_pair,
+    seeds_of,
+    share,
+    some_tensors,
 )  # fmt: skip
 from torch.testing import assert_close
 
 from distill_utils import (
-    augment, counter, data, evaluation, explanation_metrics, features, glyphs, localisation, losses, readable,
-    soft_tree, stats, store, teacher_cache, training,
+    augment,
+    counter,
+    data,
+    evaluation,
+    explanation_metrics,
+    features,
+    glyphs,
+    localisation,
+    losses,
+    readable,
+    soft_tree,
+    stats,
+    store,
+    teacher_cache,
+    training,
 )  # fmt: skip
+
 
 def close(one, other, slack=1e-4):
     assert_close(torch.as_tensor(one), torch.as_tensor(other), atol=slack, rtol=slack, check_dtype=False)
