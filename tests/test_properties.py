@@ -282,7 +282,8 @@ def a_loss(result, given):
     if not moderate({name: value for name, value in given.items() if name != "self"}):
         return True
     size = max([1.0, *(float(tensor.double().abs().max()) for tensor in tensors_of(given) if tensor.numel())])
-    return finite(result) and all(bool((tensor >= -1e-5 * size**3).all()) for tensor in tensors_of(result))
+    rounding = 1e-2 if torch.float16 in {tensor.dtype for tensor in tensors_of(given)} else 1e-5
+    return finite(result) and all(bool((tensor >= -rounding * size**3).all()) for tensor in tensors_of(result))
 
 
 def a_loss_and_parts(result, given):
@@ -400,7 +401,7 @@ CASES = {
         features.Hinted: (
             lambda d: two_networks(d) | {"stage": d.whole(0, 2), "image_shape": tuple(d.shape("KHW"))}, anything),
         features.Hinted.forward: (
-            lambda d: {"self": features.Hinted(network("student", d.size("C"), d.size("K")), network("student", d.size("C"), d.size("K"), 3), 1, d.shape("KHW")),
+            lambda d: {"self": features.Hinted(**two_networks(d), stage=1, image_shape=d.shape("KHW")),
                        "images": images_for(d)}, finite_or_fed),
         features.SimKD: (lambda d: {"student": a_network(d), "teacher": a_network(d, d.whole(1, 9))}, anything),
         features.SimKD.forward: (lambda d: {"self": a_simkd(d), "images": images_for(d)}, finite_or_fed),
@@ -504,7 +505,7 @@ CASES = {
             lambda d: {"expected": d.draw(RECORDS), "found": d.draw(RECORDS)}, lambda r, g: isinstance(r, str)),
         store.digest: (lambda d: {"key": d.draw(RECORDS)}, lambda r, g: len(r) == 16),
         store.code_version: (
-            lambda d: {"modules": d.draw(st.lists(st.sampled_from(["data", "store", "stats"]), min_size=1, max_size=3))},
+            lambda d: {"modules": d.draw(st.lists(st.sampled_from(["data", "store"]), min_size=1, max_size=3))},
             lambda r, g: len(r) == 16, code_version),
     },
     teacher_cache: {
