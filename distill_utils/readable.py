@@ -39,9 +39,10 @@ class HardTree(nn.Module):
         if gates:
             arguments.tensors(weights=(weights, "finite float32+ G×D"), biases=(biases, "finite float32+ G"),
                               below=(below, "int64 G×2"), nodes=(nodes, "int64 G"))  # fmt: skip
-            parts, above = below.flatten().sort().values, torch.arange(gates)[:, None]
+            below_ = below.cpu()
+            parts, above = below_.flatten().sort().values, torch.arange(gates)[:, None]
             once = torch.equal(parts, torch.cat([torch.arange(-gates - 1, 0), torch.arange(1, gates)]))
-            if not once or bool(((below >= 0) & (below <= above)).any()):
+            if not once or bool(((below_ >= 0) & (below_ <= above)).any()):
                 raise ValueError("below names each leaf and each gate but the root once, a gate before its parts")
         for name, value in {"weights": weights, "biases": biases, "below": below, "leaves": leaves,
                             "nodes": nodes}.items():  # fmt: skip
