@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # Kinds of number that are several dtypes. float16 holds nothing above 65504, and no 1e-12 either.
-_WIDE = {"float32+": (torch.float32, torch.float64)}
+_WIDE: dict[str, tuple] = {"float32+": (torch.float32, torch.float64)}
 _WIDE["float"] = (torch.bfloat16, *_WIDE["float32+"])
 _WIDE["float16+"] = (torch.float16, *_WIDE["float"])
 _WIDE["real"] = (torch.uint8, torch.int16, torch.int32, torch.int64, *_WIDE["float16+"])
