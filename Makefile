@@ -8,6 +8,7 @@
 ## make colab  notebooks that install the package first, in build/site/colab
 ## make mutants put faults into copies of the package, and show which test notices each
 ## make faults kill, fill, damage and lock out copies of the series, and show what is lost: nothing
+## make properties call every public function with 1,000 generated arguments, right ones and bad ones
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
 ## Needs Python 3.11 or newer; another one than python3: make run PYTHON=/path/to/python3
@@ -57,6 +58,9 @@ mutants: $(READY)
 faults: $(READY)
 	$(BIN)/python tests/faults.py
 
+properties: $(READY)
+	$(BIN)/python tests/properties.py
+
 lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -103,6 +107,6 @@ lock: $(READY)
 	  --no-annotate --upgrade --custom-compile-command "make lock" -o docs/site/requirements.txt
 
 clean:
-	rm -rf .venv build runs .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course slides site site-test colab mutants faults lint lock clean
+.PHONY: help run test lab course slides site site-test colab mutants faults properties lint lock clean

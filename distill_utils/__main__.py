@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from distill_utils import settings
+from distill_utils import arguments, settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("name", help="an unknown name lists the known ones")
     study.add_argument("--dataset", default=settings.dataset())
     study.add_argument("--seeds", type=int, default=5)
-    study.add_argument("--workers", type=int, help="processes of one thread each; default: one per core")
+    study.add_argument("--workers", type=_count, help="processes of one thread each; default: one per core")
     study.add_argument("--replace", action="store_true", help="replace results that were made with other settings")
     _add_train(commands)
     chosen = parser.parse_args(arguments)
@@ -40,37 +40,61 @@ def _add_train(commands) -> None:
     )
     add = train.add_argument
     add("role", choices=("teacher", "student"), help="the student is distilled from the teacher")
-    add("--out", type=Path, required=True, help="folder of this run; ends with model.safetensors in it")
+    add("--out", type=_path, required=True, help="folder of this run; ends with model.safetensors in it")
     add("--dataset", default=settings.dataset())
     add("--model", help="a network of distill_utils.models; default: that of the role")
     add("--width", type=_count, help="of the network's layers")
     add("--steps", type=_count, help="default: 2000 for the teacher, 1000 for the student")
     add("--batch-size", type=_count, help="images per step in all processes together; default: 128")
-    add("--lr", type=float, help="peak learning rate; default: 0.004")
-    add("--views", type=int, help="augmented views; default: new ones in every epoch (teacher), none (student)")
-    add("--teacher", type=Path, help="model.safetensors to distil; default: the series' own teacher")
-    add("--temperature", type=float, default=8.0)
-    add("--alpha", type=float, default=1.0, help="weight of the soft targets; 0: the labels alone")
+    add("--lr", type=_above_0, help="peak learning rate; default: 0.004")
+    add("--views", type=_count_or_0, help="augmented views; default: new ones every epoch (teacher), none (student)")
+    add("--teacher", type=_path, help="model.safetensors to distil; default: the series' own teacher")
+    add("--temperature", type=_above_0, default=8.0)
+    add("--alpha", type=_share, default=1.0, help="weight of the soft targets; 0: the labels alone")
     add("--transfer", action="store_true", help="train on the unlabelled transfer set too (needs alpha 1)")
-    add("--seed", type=int, default=0)
+    add("--seed", type=_count_or_0, default=0)
     add("--checkpoint-every", type=_count, help="steps; default: a twentieth of the run")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     add("--bf16", action="store_true", help="compute in bfloat16; changes the model a little")
     add("--compile", action="store_true", help="compile the steps; pays in long runs")
 
 
-def _count(text: str) -> int:
-    if int(text) < 1:
+def _kind(what: str, read, *bounds, **options):
+    """What argparse makes an argument of, and calls it where the argument is none: a number between these bounds."""
+
+    def made(text: str):
+        value = read(text)
+        arguments.number(what, value, *bounds, **options)
+        return value
+
+    made.__name__ = what
+    return made
+
+
+_count = _kind("whole number above 0", int, 1)
+_count_or_0 = _kind("whole number from 0", int, 0, 2**63 - 1)
+_above_0 = _kind("number above 0", float, 0, inside=True)
+_share = _kind("number from 0 to 1", float, 0, 1)
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
         raise ValueError
-    return int(text)
+    return Path(text)
 
 
-_count.__name__ = "whole number above 0"  # what argparse calls it
+_path.__name__ = "path"
 
 
 def _train(chosen: argparse.Namespace) -> Path:
-    from distill_utils import recipes, scale
+    from distill_utils import data, models, recipes, scale
 
+    # Before the folder is claimed and a teacher is trained for minutes.
+    data.check_name(chosen.dataset)
+    models.check_name(chosen.model or chosen.role)
+    arguments.temperature(chosen.temperature)
+    if chosen.transfer and (chosen.role == "teacher" or chosen.alpha < 1):
+        raise ValueError("--transfer adds images without labels: it needs a student and --alpha 1")
     teacher = replace(recipes.TEACHER, dataset=chosen.dataset)
     recipe = teacher if chosen.role == "teacher" else recipes.Recipe(dataset=chosen.dataset)
     given = {name: getattr(chosen, name) for name in ("steps", "batch_size", "lr", "views", "bf16")}

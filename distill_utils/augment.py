@@ -11,12 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_utils import counter
+from distill_utils import arguments, counter
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may vary between views of an image; every change is drawn uniformly and independently."""
+    """What may vary between views of an image; every change is drawn uniformly and independently.
+
+    Raises ValueError for a range that is negative, or wider than means anything.
+    """
 
     rotation: float = 0.0  # radians, to each side
     shift: float = 0.0  # pixels, to each side, in both directions
@@ -24,13 +27,19 @@ class Augmentation:
     polarity: bool = False  # may swap light and dark
     flip: bool = False  # may mirror left and right
 
+    def __post_init__(self):
+        for name, most in {"rotation": 2 * math.pi, "shift": 1e4, "contrast": 1e4}.items():
+            arguments.number(name, getattr(self, name), 0, most)
+
 
 def augment(images: Tensor, index: Tensor, view: int, augmentation: Augmentation, *, seed: int = 0) -> Tensor:
     """View number `view` of each image.
 
     images: float N×channels×H×W in [0, 1]; index: LongTensor N, the identity of each image in its set. Returns the
-    same shape and range. Pixels that move in from outside repeat the edge.
+    same shape and range. Pixels that move in from outside repeat the edge. A pixel that is not
+    finite spoils its neighbours.
     """
+    arguments.tensors(images=(images, "float32 N×channels×H×W"), index=(index, "int64 N"))
     u = counter.uniform(seed, f"view {view}", index, 6).to(images).T * 2 - 1  # 6×N in [-1, 1)
     angle, height, width = u[0] * augmentation.rotation, images.shape[2], images.shape[3]
     mirror = torch.where(u[5] < 0, -1.0, 1.0) if augmentation.flip else torch.ones_like(u[5])

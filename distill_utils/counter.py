@@ -11,6 +11,8 @@ import zlib
 import torch
 from torch import Tensor
 
+from distill_utils import arguments
+
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)  # a logical shift: torch's own keeps the sign
@@ -23,6 +25,10 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _bits(seed: int, stream: str, index: Tensor, count: int) -> Tensor:
+    if getattr(index, "shape", None) != (0,):
+        arguments.tensors(index=(index, "int64 N"))
+    arguments.number("count", count, 0, 2**31, whole=True)
+    arguments.number("seed", seed, whole=True)
     golden = -0x61C8864680B583EB
     named = seed * 0x632BE5AB + zlib.crc32(stream.encode())
     wrapped = (named + 2**63) % 2**64 - 2**63
@@ -51,4 +57,5 @@ def normal(seed: int, stream: str, index: Tensor, count: int = 1) -> Tensor:
 
 def permutation(seed: int, stream: str, length: int) -> Tensor:
     """A random order of range(length), LongTensor."""
+    arguments.number("length", length, 0, whole=True)
     return uniform(seed, stream, torch.arange(length))[:, 0].argsort(stable=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_utils import augment, counter, glyphs, settings, store
+from distill_utils import arguments, augment, counter, glyphs, settings, store
 
 UNLABELLED = -1
 _SIZES = {"train": 3000, "transfer": 9000, "validation": 2000, "test": 10000}  # of glyphs
@@ -29,6 +29,7 @@ class ImageSet:
 
     images: float32 N×channels×H×W in [0, 1]; labels: LongTensor N, -1 where unlabelled; masks: dict of bool N×H×W or
     None; factors: dict of tensors of length N that glyphs.render turns back into the images, or None.
+    Raises ValueError where these are not of as many images; there may be none.
     """
 
     images: Tensor
@@ -36,16 +37,27 @@ class ImageSet:
     masks: dict | None = None
     factors: dict | None = None
 
+    def __post_init__(self):
+        count = getattr(self.labels, "shape", (0,))[:1]
+        if count != (0,):
+            arguments.tensors(images=(self.images, "float N×channels×H×W"), labels=(self.labels, "int64 N"))
+        parts = [self.images, self.labels, *(self.masks or {}).values(), *(self.factors or {}).values()]
+        if any(not isinstance(part, Tensor) or part.shape[:1] != count for part in parts):
+            raise ValueError(f"images, labels, masks and factors must be tensors of one length {tuple(count)}")
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, index) -> "ImageSet":
-        """The images at these positions, in this order."""
+        """The images at these positions, in this order. Raises ValueError for positions that are none."""
 
         def pick(parts):
             return None if parts is None else {name: values[index] for name, values in parts.items()}
 
-        return ImageSet(self.images[index], self.labels[index], pick(self.masks), pick(self.factors))
+        try:
+            return ImageSet(self.images[index], self.labels[index], pick(self.masks), pick(self.factors))
+        except (IndexError, TypeError) as error:
+            raise ValueError(f"a set of {len(self)} images has no such positions ({error})") from error
 
     def __add__(self, other: "ImageSet") -> "ImageSet":
         """Both sets, one after the other; masks and factors only where both have them."""
@@ -95,8 +107,14 @@ def load(name: str, root: str | Path | None = None, seed: int = 0) -> ImageData:
     Raises ValueError for an unknown name, DataError where files are missing, damaged or unreadable.
     """
     root = Path(root) if root is not None else settings.data_folder()
+    arguments.number("seed", seed, -(2**63), 2**63 - 1, whole=True)
     if name.startswith("folder:"):
-        return _folder(name, Path(name.removeprefix("folder:")).expanduser(), seed)
+        try:
+            return _folder(name, Path(name.removeprefix("folder:")).expanduser(), seed)
+        except (RuntimeError, ValueError) as error:  # "~nobody", or a name that no file can have
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{name!r} names no folder ({error}): give folder:PATH that of your images") from error
     check_name(name)
     return DATASETS[name](name, root, seed)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from distill_utils import arguments
 from distill_utils.data import ImageSet
 from distill_utils.training import logits
 
@@ -35,8 +36,7 @@ def evaluate(model: nn.Module, image_set: ImageSet, teacher: nn.Module | None = 
 
 def score(outputs: Tensor, labels: Tensor) -> dict[str, float]:
     """accuracy, nll and ece of logits N×C against labels N; raises ValueError for unlabelled images."""
-    if len(labels) == 0 or int(labels.min()) < 0:
-        raise ValueError("there is nothing to compare with: the image set is empty or has images without labels")
+    _check(outputs, labels)
     return {
         "accuracy": float((outputs.argmax(1) == labels).float().mean()),
         "nll": float(F.cross_entropy(outputs, labels)),
@@ -46,6 +46,8 @@ def score(outputs: Tensor, labels: Tensor) -> dict[str, float]:
 
 def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
     """agreement in [0, 1] and kl in nats of a student's logits with its teacher's, both N×C."""
+    arguments.tensors(student_logits=(student_logits, "finite float N×C"),
+                      teacher_logits=(teacher_logits, "finite float N×C"))  # fmt: skip
     kl = F.kl_div(
         student_logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True
     )
@@ -58,6 +60,8 @@ def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
 def reliability(outputs: Tensor, labels: Tensor, *, bins: int = 15) -> dict[str, Tensor]:
     """The reliability diagram of logits N×C: per non-empty bin of confidence the mean "confidence", the "accuracy"
     there and the "share" of all images, each a tensor with one entry a bin."""
+    _check(outputs, labels)
+    arguments.number("bins", bins, 1, whole=True)
     confidence, predicted = outputs.softmax(1).max(1)
     right = (predicted == labels).float()
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
@@ -72,6 +76,7 @@ def reliability(outputs: Tensor, labels: Tensor, *, bins: int = 15) -> dict[str,
 
 def confusions(outputs: Tensor, labels: Tensor) -> Tensor:
     """How often an image of class i was called j: LongTensor C×C of counts, rows are true classes."""
+    _check(outputs, labels)
     count = outputs.shape[1]
     return torch.bincount(labels * count + outputs.argmax(1), minlength=count**2).view(count, count)
 
@@ -83,6 +88,8 @@ def cost(model: nn.Module, images: Tensor, *, repeats: int = 30) -> dict[str, fl
     torch's own counter: a multiplication and an addition are two), bytes (the weights on disk), and latency_ms_1 and
     latency_ms_256, the median time of a batch of that size in milliseconds on this machine, now.
     """
+    arguments.tensors(images=(images, "finite float N×channels×H×W"))
+    arguments.number("repeats", repeats, 1, whole=True)
     was_training = model.training
     model.eval()
     try:
@@ -118,6 +125,8 @@ def _latency(model: nn.Module, images: Tensor, size: int, repeats: int) -> float
 def soft_confusions(outputs: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """The mean softened prediction per true class, C×C with rows of sum 1: what a confident teacher finds alike even
     where it is always right. Raises ValueError where a class has no image."""
+    _check(outputs, labels)
+    arguments.temperature(temperature)
     count = torch.bincount(labels, minlength=outputs.shape[1])
     if int(count.min()) == 0:
         raise ValueError(f"class {int(count.argmin())} has no image, so nothing is known of what it looks like")
@@ -130,12 +139,28 @@ def look_alikes(confusions: Tensor, groups: int) -> Tensor:
 
     confusions: C×C, larger is more alike, such as counts or soft_confusions; only relations between different
     classes count, in both directions. Average linkage on the log of the mean of both directions, cut into `groups`.
+    Raises ValueError where no class is ever mistaken.
     """
+    arguments.tensors(confusions=(confusions, "finite real C×C"))
+    arguments.number("groups", groups, whole=True)
     if not 1 <= groups <= len(confusions):
         raise ValueError(f"{len(confusions)} classes make 1 to {len(confusions)} groups, found {groups}")
-    both = (confusions + confusions.T).double().numpy()
+    both = (confusions.double() + confusions.T).numpy()
+    if both.min() < 0 or both.max() <= 0:
+        raise ValueError("confusions are at least 0, and some are above: nothing is known of what looks alike")
+    if len(both) == 1:
+        return torch.zeros(1, dtype=torch.long)
     distance = -np.log(both + 1e-3 * both[both > 0].min())
     tree = linkage(distance[np.triu_indices(len(both), 1)] - distance.min(), "average")
     found = fcluster(tree, groups, "maxclust")
     _, first, place = np.unique(found, return_index=True, return_inverse=True)
     return torch.from_numpy(first.argsort().argsort()[place])
+
+
+def _check(outputs: Tensor, labels: Tensor) -> None:
+    """Logits and a class for each: a network that is measured says something, and there is what it should say."""
+    if isinstance(labels, Tensor) and (labels.numel() == 0 or (labels.dtype == torch.long and int(labels.min()) < 0)):
+        raise ValueError("there is nothing to compare with: the image set is empty or has images without labels")
+    arguments.tensors(outputs=(outputs, "finite float N×C"), labels=(labels, "long N"))
+    if int(labels.max()) >= outputs.shape[1]:
+        raise ValueError(f"label {int(labels.max())} is no class: labels go from 0 to {outputs.shape[1] - 1}")

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from captum.attr import DeepLift, LayerDeepLift
 from torch import Tensor, nn
 
+from distill_utils import arguments
 from distill_utils.deeplift_support import UnsupportedModel, check_supported
 
 __all__ = [
@@ -43,6 +44,7 @@ class Attribution(NamedTuple):
 
 def centred(outputs: Tensor, classes: Tensor) -> Tensor:
     """The score that is explained, z_c - mean z, N, of logits N×C. Raises ValueError for a class that is none."""
+    arguments.tensors(outputs=(outputs, "float N×C"), classes=(classes, "int64 N"))
     _check_classes(outputs, classes)
     return outputs.gather(1, classes[:, None])[:, 0] - outputs.mean(1)
 
@@ -174,13 +176,19 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str = 
 
 
 def with_features(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """What a layer puts out, N×channels×h×w, and the logits N×C, both with their graph; layer: a module's name."""
-    kept = []
-    handle = model.get_submodule(layer).register_forward_hook(lambda module, inputs, output: kept.append(output))
+    """What a layer puts out, N×channels×h×w, and the logits N×C, both with their graph; layer: a module's name.
+
+    Raises ValueError for a layer that the model does not have or does not ask, or that puts out something else.
+    """
+    kept, modules = [], dict(model.named_modules())
+    if layer not in modules:
+        raise ValueError(f"{type(model).__name__} has no layer {layer!r}")
+    handle = modules[layer].register_forward_hook(lambda module, inputs, output: kept.append(output))
     try:
         outputs = model(images)
     finally:
         handle.remove()
+    arguments.tensors(features=(kept[0] if kept else None, "float N×channels×h×w"))
     return kept[0], outputs
 
 

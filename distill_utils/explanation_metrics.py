@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_utils import glyphs
+from distill_utils import arguments, glyphs
 from distill_utils.explain import centred, with_features
 from distill_utils.training import logits
 
@@ -31,9 +31,11 @@ def interventions(model: nn.Module, factors: dict, classes: Tensor, *, rows: int
     of its counterfactual, whose every other pixel, noise included, is unchanged. Regions are PARTS and rows×columns
     blocks of background, which get the texture and noise of another image. Raises ValueError for images without cue.
     """
+    arguments.number("rows", rows, 1, glyphs.SIZE, whole=True)
+    arguments.number("columns", columns, 1, glyphs.SIZE, whole=True)
+    images, masks = glyphs.render(factors)
     if int(factors["cue"].min()) < 0:
         raise ValueError("an image has no cue: sample the images with Look(cue=...)")
-    images, masks = glyphs.render(factors)
     whole = centred(logits(model, images), classes)
     regions, effects = [], []
     for part in PARTS:
@@ -57,12 +59,18 @@ def region_correlation(maps: Tensor, regions: Tensor, effects: Tensor) -> float:
     """Spearman's correlation over regions and images of relevance in the region with the effect of the intervention.
 
     regions, effects: as interventions returns them. In [-1, 1], 0 by chance, 1 when the map orders all parts of all
-    images as the network does. Raises ValueError for an empty region.
+    images as the network does. Raises ValueError for an empty region, or where all effects or
+    all of the relevance are equal.
     """
     _check(maps)
+    arguments.tensors(maps=(maps, "float16+ N×H×W"), regions=(regions, "bool R×N×H×W"),
+                      effects=(effects, "finite float R×N"))  # fmt: skip
     if not bool(regions.flatten(2).any(2).all()):
         raise ValueError("a region is empty: no relevance can lie in it")
     inside = (maps * regions).sum((2, 3))
+    for what, values in {"relevance": inside, "effects": effects}.items():
+        if bool((values == values.flatten()[0]).all()):
+            raise ValueError(f"the {what} of all regions are equal: there is no order to compare")
     return float(scipy.stats.spearmanr(inside.flatten(), effects.flatten()).statistic)
 
 
@@ -75,7 +83,9 @@ def abpc(model: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, infill
     everything changes, in size: a ratio of means over images, since single ratios explode. 0 by chance, higher is
     better, at most about 1. Raises ValueError where removing everything changes nothing.
     """
-    _check(maps)
+    _check_explained(images, maps, classes, infill)
+    arguments.number("size", size, 1, min(images.shape[2:]), whole=True)
+    arguments.number("steps", steps, 1, whole=True)
     relevance = F.avg_pool2d(maps[:, None], size)[:, 0].flatten(1)
     blocks = relevance.shape[1]
     ranks = {
@@ -105,8 +115,10 @@ def infidelity(model: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, 
     inside - fall of the score)²] / E[fall²]. 0 is perfect, 1 is what a map of zeros gets. Raises ValueError where
     nothing ever changes the score.
     """
-    _check(maps)
-    random = torch.Generator().manual_seed(seed)
+    _check_explained(images, maps, classes, infill)
+    arguments.number("the smaller side of the images", min(images.shape[2:]), 6)
+    arguments.number("windows", windows, 1, whole=True)
+    random = _generator(seed)
     whole = centred(logits(model, images), classes).double()
     height, width = images.shape[2:]
     error = effect = 0.0
@@ -135,15 +147,21 @@ def average_sensitivity(explainer: Callable, model: nn.Module, images: Tensor, c
     explainer(model, images, classes): an Attribution; d uniform in ±radius grey levels, clipped to [0, 1]. Lower is
     steadier. The class stays the one given, so no sample is dropped for changing the decision.
     """
+    arguments.tensors(images=(images, "finite float N×channels×H×W"), classes=(classes, "int64 N"))
+    arguments.number("radius", radius, 0, 1)
+    arguments.number("samples", samples, 1, whole=True)
     maps = explainer(model, images, classes).maps
     _check(maps)
-    random = torch.Generator().manual_seed(seed)
+    random = _generator(seed)
     total = torch.zeros(len(images))
     for _ in range(samples):
         noise = radius * (2 * torch.rand(images.shape, generator=random) - 1)
         moved = explainer(model, (images + noise).clamp(0, 1), classes).maps
         total += (moved - maps).flatten(1).norm(dim=1) / samples
-    return total / maps.flatten(1).norm(dim=1)
+    sensitivity = total / maps.flatten(1).norm(dim=1)
+    if not bool(sensitivity.isfinite().all()):
+        raise ValueError("a map holds a number that is not finite, or too large to be squared")
+    return sensitivity
 
 
 def entropy(maps: Tensor) -> Tensor:
@@ -169,6 +187,9 @@ def agreement(maps: Tensor, others: Tensor, *, mismatches: int = 5) -> dict[str,
     the highest relevance have in common of both together. Each also as NAME_mismatched, against the other network's
     maps of `mismatches` other images: what all maps share, such as looking at the middle, is no agreement.
     """
+    arguments.number("mismatches", mismatches, 1, whole=True)
+    arguments.tensors(maps=(maps, "float16+ N×H×W"))
+    arguments.tensors(others=(others, "float16+ N×H×W"))
     if maps.shape != others.shape or len(maps) <= mismatches:
         raise ValueError(
             f"two sets of maps of more than {mismatches} images must have one shape: found {tuple(maps.shape)}, "
@@ -198,19 +219,21 @@ def dissection(model: nn.Module, images: Tensor, masks: Tensor, *, layer: str = 
     away only that single units know it. A unit that is as high in more places than its share marks none. Raises
     ValueError for an empty concept.
     """
+    arguments.tensors(images=(images, "finite float N×channels×H×W"), masks=(masks, "bool K×N×H×W"))
+    arguments.number("share", share, 0, 1, inside=True)
     if not bool(masks.flatten(1).any(1).all()):
         raise ValueError("a concept has no pixel in any image: no unit can mark it")
     with torch.no_grad():
         parts = [with_features(model, images[rows], layer)[0] for rows in torch.arange(len(images)).split(500)]
     units = torch.cat(parts)
     if turned is not None:
-        random = torch.randn(units.shape[1], units.shape[1], generator=torch.Generator().manual_seed(turned))
+        random = torch.randn(units.shape[1], units.shape[1], generator=_generator(turned))
         units = torch.einsum("uv,nvhw->nuhw", torch.linalg.qr(random).Q, units)
     concepts, found = masks.flatten(1), []
     for unit in range(units.shape[1]):
         seen = F.interpolate(units[:, unit : unit + 1], images.shape[2:], mode="bilinear", align_corners=False)
         seen = seen.flatten()
-        marks = seen > seen.kthvalue(len(seen) - round(share * len(seen))).values
+        marks = seen > seen.kthvalue(max(1, len(seen) - round(share * len(seen)))).values
         both = (marks & concepts).sum(1)
         found.append(both / (marks.sum() + concepts.sum(1) - both))
     return torch.stack(found)
@@ -235,7 +258,20 @@ def _alike(name: str, one: dict[str, Tensor], other: dict[str, Tensor]) -> Tenso
     return F.cosine_similarity(a, b, dim=1)
 
 
+def _generator(seed: int) -> torch.Generator:
+    arguments.number("seed", seed, 0, 2**63 - 1, whole=True)
+    return torch.Generator().manual_seed(seed)
+
+
+def _check_explained(images: Tensor, maps: Tensor, classes: Tensor, infill: Tensor) -> None:
+    _check(maps)
+    arguments.tensors(images=(images, "finite float N×channels×H×W"), maps=(maps, "float N×H×W"),
+                      infill=(infill, "finite float N×channels×H×W"), classes=(classes, "int64 N"))  # fmt: skip
+
+
 def _check(maps: Tensor) -> None:
+    if (isinstance(maps, Tensor) and maps.dtype.is_complex) or not isinstance(maps, Tensor):
+        arguments.tensors(maps=(maps, "float16+ N×H×W"))
     if maps.ndim != 3 or len(maps) == 0:
         raise ValueError(f"maps must be N×H×W, at least one: found {tuple(maps.shape)}")
     flat = maps.flatten(1)

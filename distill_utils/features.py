@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill_utils import arguments
 from distill_utils.models import PlainCNN, ResNet
 
 
@@ -35,8 +36,9 @@ def stages(model: nn.Module) -> list[str]:
 def read(model: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[Tensor]]:
     """One pass through a model: its logits N×C and the outputs of the named modules ("pool": pooled features).
 
-    Raises ValueError for a name that the model does not have.
+    Raises ValueError for a name that the model does not have, or of a module that it does not ask.
     """
+    arguments.tensors(images=(images, "float N×channels×H×W"))
     modules, seen, hooks = dict(model.named_modules()), {}, []
     missing = [name for name in names if name not in modules]
     if missing:
@@ -44,7 +46,11 @@ def read(model: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, li
     try:
         for name in names:
             hooks.append(modules[name].register_forward_hook(lambda *call, name=name: seen.update({name: call[-1]})))
-        return model(images), [seen[name] for name in names]
+        answer = model(images)
+        unasked = [name for name in names if name not in seen]
+        if unasked:
+            raise ValueError(f"{type(model).__name__} has {', '.join(unasked)}, but does not ask it for its logits")
+        return answer, [seen[name] for name in names]
     finally:
         for hook in hooks:
             hook.remove()
@@ -106,6 +112,8 @@ class SimKD(nn.Module):
 
     def projected(self, images: Tensor) -> Tensor:
         """The features N×D that shall equal the teacher's pooled ones."""
+        first = self.body[0][0].weight
+        arguments.tensors(images=(images, f"{str(first.dtype).removeprefix('torch.')} N×{first.shape[1]}×H×W"))
         return self.projector(self.body(images))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -117,6 +125,8 @@ def hint_loss(student_map: Tensor, teacher_map: Tensor, regressor: nn.Module) ->
 
     Without a hint stage of its own: added to the soft targets through all of training, as RepDistiller does.
     """
+    arguments.tensors(student_map=(student_map, "float32 N×channels×H×W"),
+                      teacher_map=(teacher_map, "float N×width×H×W"))  # fmt: skip
     return F.mse_loss(regressor(student_map), teacher_map.detach())
 
 
@@ -127,6 +137,8 @@ def attention_transfer_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     away. This is the form of the published code; the paper takes the un-squared distance and a sum.
     Raises ValueError for maps of different height or width.
     """
+    arguments.tensors(student_map=(student_map, "float N×channels×H×W"))
+    arguments.tensors(teacher_map=(teacher_map, "float N×channels×H×W"))
     if student_map.shape[0] != teacher_map.shape[0] or student_map.shape[2:] != teacher_map.shape[2:]:
         raise ValueError(
             "attention maps must agree in N, H and W: found feature maps of shape "
@@ -143,8 +155,10 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Relational distillation (Park et al. 2019) of distances, features N×D: Huber loss between the pairwise
     distances of student and teacher, each in units of its own batch's mean distance; mean over N² pairs.
 
-    It depends on which images share a batch.
+    It depends on which images share a batch. Raises ValueError for a single image, which is at no distance.
     """
+    arguments.tensors(student=(student, "float N×D"), teacher=(teacher, "float N×width"))
+    arguments.number("the number of images", len(student), 2)
 
     def distances(features):
         square = features.square().sum(1)
@@ -158,6 +172,7 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Relational distillation of angles, features N×D: Huber loss between the cosines of the angles that every
     triplet of images spans; mean over N³ triplets, so memory grows with the cube of the batch."""
+    arguments.tensors(student=(student, "float N×D"), teacher=(teacher, "float N×width"))
 
     def cosines(features):
         directions = F.normalize(features[None] - features[:, None], dim=2)  # N×N×D: from image i to image j
@@ -168,6 +183,7 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _map_at(model: nn.Module, stage: int, image: Tensor) -> Tensor:
     names = stages(model)
+    arguments.number("stage", stage, whole=True)
     if not 0 <= stage < len(names):
         raise ValueError(f"stage {stage} does not exist: {type(model).__name__} has stages 0 to {len(names) - 1}")
     was_training = model.training

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_utils import counter
+from distill_utils import arguments, counter
 
 CLASSES = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 FACES = (
@@ -37,7 +37,10 @@ _FINE = 3  # samples per pixel and axis when a master is drawn into the image
 
 @dataclass(frozen=True)
 class Look:
-    """How the images of a set look; ranges are (low, high), grey levels in [0, 1], lengths in pixels."""
+    """How the images of a set look; ranges are (low, high), grey levels in [0, 1], lengths in pixels.
+
+    Raises ValueError for what no image can look like.
+    """
 
     contrast: tuple = (0.2, 0.5)  # of glyph and distractor against the background
     texture_sd: float = 0.06
@@ -48,6 +51,30 @@ class Look:
     cue: float | None = None  # probability that a corner patch is the class's own; None: no patch
     cue_size: int = 4
 
+    def __post_init__(self):
+        for name, most in {"texture_sd": 1, "noise_sd": 1, "shift": SIZE}.items():
+            arguments.number(name, getattr(self, name), 0, most)
+        for end in self.contrast:
+            arguments.number("contrast", end, 0, 1)
+        for end in self.cap_height:
+            arguments.number("cap_height", end, 1, SIZE)
+        if self.cue is not None:
+            arguments.number("cue", self.cue, 0, 1)
+        arguments.number("cue_size", self.cue_size, 1, SIZE - 2, whole=True)
+
+
+# Every factor of an image: what kind of number it is, and from where to where its values make an image.
+_FACTORS = {
+    "index": ("int64", -(2**63), 2**63 - 1), "seed": ("int64", -(2**63), 2**63 - 1),
+    "label": ("int64", 0, len(CLASSES) - 1), "face": ("int64", 0, len(FACES) - 1),
+    "distractor": ("int64", 0, len(CLASSES) - 1),
+    "distractor_face": ("int64", 0, len(FACES) - 1), "cue": ("int64", -1, len(CLASSES) - 1),
+    "cue_corner": ("int64", 0, 3), "cue_size": ("int64", 1, SIZE - 2), "aspect": ("float32", 0.1, 10),
+    "cap_height": ("float32", 1, SIZE), "distractor_cap_height": ("float32", 1, SIZE),
+    **{name: ("float32", -1000, 1000)
+       for name in ("rotation", "shear", "x", "y", "contrast", "distractor_rotation", "distractor_x", "distractor_y",
+                    "distractor_contrast", "texture_sd", "noise_sd")},
+}  # fmt: skip
 
 # The glyph is as faint as the texture and may lie anywhere: no trivial map finds it (see tests/test_glyphs.py).
 MATCHED = Look(contrast=(0.2, 0.25), texture_sd=0.2, noise_sd=0.02, cap_height=(10.5, 13.0), shift=9.0, outward=True)
@@ -60,6 +87,7 @@ def sample(index: Tensor, seed: int = 0, look: Look = Look()) -> dict:
     Returns a dict of tensors of length N (labels, faces, angles in radians, positions in pixels from the centre,
     signed contrasts), which render turns into images.
     """
+    arguments.number("seed", seed, -(2**63), 2**63 - 1, whole=True)
     u = counter.uniform(seed, "glyphs", index, 24).T.float()  # 24×N
 
     def between(k, low, high):
@@ -97,6 +125,7 @@ def sample(index: Tensor, seed: int = 0, look: Look = Look()) -> dict:
 
 def without(factors: dict, part: str) -> dict:
     """The factors of the same images with one part ("object", "distractor" or "cue") removed."""
+    _check(factors)
     removed = {
         "object": {"contrast": 0.0 * factors["contrast"]},
         "distractor": {"distractor_contrast": 0.0 * factors["distractor_contrast"]},
@@ -112,10 +141,11 @@ def render(factors: dict) -> tuple[Tensor, dict]:
 
     Returns images, float32 N×1×H×W on the 256 grey levels of [0, 1], and masks, a dict of bool N×H×W: object,
     distractor and cue, disjoint, each exactly the pixels that the part can change. Raises ValueError for no images,
-    or for images of several seeds or sizes of cue.
+    for images of several seeds or sizes of cue, or for a factor that is missing or makes no image.
     """
-    if len(factors["index"]) == 0:
+    if getattr(factors.get("index"), "shape", None) == (0,):
         raise ValueError("no images to render: the factors are empty")
+    _check(factors)
     for name in ("seed", "cue_size"):  # read once for all images
         if len(factors[name].unique()) > 1:
             raise ValueError(f"images that differ in {name} cannot be rendered together: render them one by one")
@@ -124,8 +154,18 @@ def render(factors: dict) -> tuple[Tensor, dict]:
     return images, {part: torch.cat([masks[part] for _, masks in chunks]) for part in chunks[0][1]}
 
 
+def _check(factors: dict) -> None:
+    missing = [name for name in _FACTORS if name not in factors]
+    if missing:
+        raise ValueError(f"an image has more factors: {', '.join(missing)}")
+    arguments.tensors(**{name: (factors[name], f"{kind} N") for name, (kind, _, _) in _FACTORS.items()})
+    for name, (_, low, high) in _FACTORS.items():
+        if not bool(((factors[name] >= low) & (factors[name] <= high)).all()):
+            raise ValueError(f"{name} must be from {low} to {high}, found {factors[name].tolist()!r:.200}")
+
+
 def _render(factors: dict, rows: Tensor) -> tuple[Tensor, dict]:
-    f = {name: values[rows] for name, values in factors.items()}
+    f = {name: factors[name][rows] for name in _FACTORS}
     column = {name: values.float()[:, None, None] for name, values in f.items()}  # N×1×1
     glyph = _coverage(f["label"], f["face"], f["cap_height"], f["x"], f["y"], f["rotation"], f["shear"], f["aspect"])
     other = _coverage(f["distractor"], f["distractor_face"], f["distractor_cap_height"],

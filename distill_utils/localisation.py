@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill_utils import arguments
+
 
 def relevance_mass(maps: Tensor, masks: Tensor) -> Tensor:
     """Share of the positive relevance inside the mask (Arras et al. 2022), chance-corrected, at most 1.
@@ -63,6 +65,7 @@ def auroc(maps: Tensor, masks: Tensor) -> Tensor:
 
 def trivial_maps(images: Tensor) -> dict[str, Tensor]:
     """Maps that know no model, N×H×W each: what a localisation score must be better than."""
+    arguments.tensors(images=(images, "finite float32 N×channels×H×W"))
     grey = images.mean(1)  # N×H×W
     kernel = torch.tensor([[1.0, 2, 1], [0, 0, 0], [-1, -2, -1]])
     edges = F.conv2d(F.pad(grey[:, None], (1, 1, 1, 1), "replicate"), torch.stack([kernel, kernel.T])[:, None])
@@ -76,6 +79,8 @@ def trivial_maps(images: Tensor) -> dict[str, Tensor]:
 
 
 def _flat(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    arguments.tensors(maps=(maps, "float16+ N×H×W"))
+    arguments.tensors(masks=(masks, "bool N×H×W"))
     if maps.shape != masks.shape:
         raise ValueError(f"maps and masks must have one shape N×H×W: found {tuple(maps.shape)}, {tuple(masks.shape)}")
     if not maps.isfinite().all():

@@ -3,6 +3,9 @@
 Logits are N×C; labels LongTensor N. Soft targets are the teacher's probabilities at a temperature T,
 softmax(z / T). KL is always KL(teacher ‖ student), means are over the batch, and no gradient reaches the teacher.
 The field weighs the two parts both ways: here alpha is the weight of the *soft* part.
+
+Of logits that are not finite, or too large for the sums, a loss may be NaN: training.fit looks at it and names the
+step. To look at every logit here would cost more than the loss. All else that does not fit raises ValueError.
 """
 
 import math
@@ -12,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill_utils import arguments
+
 
 def hard_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy against the labels, batch mean, at least 0.
@@ -19,6 +24,7 @@ def hard_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: float 
     smoothing: share of each target spread evenly over all classes (Szegedy et al. 2016). Raises ValueError where a
     label is no class, the unlabelled -1 of a transfer set included.
     """
+    arguments.number("smoothing", smoothing, 0, 1)
     _check_labels(student_logits, labels)
     return F.cross_entropy(student_logits, labels, label_smoothing=smoothing)
 
@@ -69,7 +75,12 @@ def group_kd_loss(
     class, counted from 0 (see partition, target_groups, primary_groups); within: a number, or one per group. A group
     of one class has no within part. Raises ValueError for a class without a group.
     """
+    arguments.number("between", between, 0)
+    if not isinstance(within, Tensor):
+        arguments.number("within", within, 0)
     outer, inner = group_kd_parts(student_logits, teacher_logits, groups, temperature, decoupled=decoupled)
+    if isinstance(within, Tensor):
+        arguments.tensors(within=(within, f"float16+ {len(inner)}"))
     return between * outer + (within * inner).sum()
 
 
@@ -102,6 +113,8 @@ def dkd_loss(
     teacher is sure of the label. The paper adds cross-entropy and a warm-up of the first twelfth of training; both
     are the caller's.
     """
+    arguments.number("alpha", alpha, 0)
+    arguments.number("beta", beta, 0)
     _check_labels(student_logits, labels)
     groups = target_groups(labels, student_logits.shape[1])
     return group_kd_loss(student_logits, teacher_logits, groups, temperature, alpha, beta, decoupled=True)
@@ -111,8 +124,11 @@ def logit_standardised_loss(student_logits: Tensor, teacher_logits: Tensor, temp
     """soft_target_loss on logits standardised per row (Sun et al. 2024): (z - mean z) / sd z.
 
     The student need not reach the teacher's scale: its loss is the same for z and a·z + b with a > 0, up to the 1e-7
-    in the denominator. The paper takes T = 2 and weights it 9 : 0.1 against cross-entropy.
+    in the denominator. The paper takes T = 2 and weights it 9 : 0.1 against cross-entropy. One class has no standard
+    deviation: raises ValueError.
     """
+    _softened(student_logits, teacher_logits, temperature)
+    arguments.number("the number of classes", student_logits.shape[1], 2)
 
     def standardised(z):
         return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)
@@ -126,8 +142,11 @@ def dist_loss(
     """DIST (Huang et al. 2022): T² · [inter · (1 - mean row correlation) + intra · (1 - mean column correlation)].
 
     Pearson correlations of the softened probabilities, over the classes of an image (inter) and over the images of a
-    class (intra): relations are matched, not values. The column part depends on which images share a batch.
+    class (intra): relations are matched, not values. The column part depends on which images share a batch; of one
+    image alone, which correlates with nothing, it is the constant T² · intra.
     """
+    arguments.number("inter", inter, 0)
+    arguments.number("intra", intra, 0)
     log_q, log_p = _softened(student_logits, teacher_logits, temperature)
     q, p = log_q.exp(), log_p.exp()
 
@@ -143,6 +162,7 @@ def partition(members: list[list[int]], num_classes: int) -> Tensor:
 
     Raises ValueError, naming the classes, unless every class is in exactly one group.
     """
+    arguments.number("num_classes", num_classes, 1, whole=True)
     count = Counter(i for group in members for i in group)
     for fault, names in {
         "are no classes": [i for i in count if not 0 <= i < num_classes],
@@ -160,23 +180,30 @@ def partition(members: list[list[int]], num_classes: int) -> Tensor:
 
 def target_groups(labels: Tensor, num_classes: int) -> Tensor:
     """Per image the groups {label} = 0 and {all other classes} = 1, N×C."""
+    arguments.tensors(labels=(labels, "int64 N"))
+    arguments.number("num_classes", num_classes, 1, whole=True)
+    _check_classes(labels, num_classes)
     return (torch.arange(num_classes, device=labels.device) != labels[:, None]).long()
 
 
 def primary_groups(teacher_logits: Tensor, temperature: float, mass: float) -> Tensor:
     """Per image the groups of Grouped KD (Zhao et al. 2023), N×C: 0 for the fewest classes that hold at least
     `mass` of the teacher's softened probability together, 1 for the tail."""
+    arguments.tensors(teacher_logits=(teacher_logits, "float N×C"))
+    arguments.temperature(temperature)
     if not 0 < mass < 1:
         raise ValueError(f"mass is a share of the teacher's probability in (0, 1), found {mass}")
     p, order = (teacher_logits.detach() / temperature).softmax(1).sort(dim=1, descending=True, stable=True)
-    in_tail = (p.cumsum(1) - p >= mass).long()  # the classes before it hold enough
+    before = p.cumsum(1) - p
+    in_tail = ((before >= mass) & (before > 0)).long()  # the classes before it hold enough
     return torch.empty_like(in_tail).scatter(1, order, in_tail)
 
 
 def _softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log q of the student and log p of the teacher at a temperature, N×C each; no gradient to the teacher."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be a finite number above 0, found {temperature}")
+    arguments.temperature(temperature)
+    arguments.tensors(student_logits=(student_logits, "float16+ N×C"))
+    arguments.tensors(teacher_logits=(teacher_logits, "float16+ N×C"))
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
             "student and teacher logits must have one shape N×C: found "
@@ -197,20 +224,28 @@ def _log_mass(log_p: Tensor, groups: Tensor, count: int) -> Tensor:
 def _checked_groups(groups: Tensor, log_p: Tensor) -> tuple[Tensor, int]:
     """groups as N×C and how many there are."""
     n, c = log_p.shape
-    if groups.dtype != torch.long or groups.shape not in ((c,), (n, c)):
+    arguments.tensors(groups=(groups, "int64 " + ("C" if getattr(groups, "ndim", 1) == 1 else "N×C")))
+    if groups.shape not in ((c,), (n, c)):
         raise ValueError(
             f"groups must be a LongTensor of the group of each class, of shape ({c},) or ({n}, {c}): found "
             f"{groups.dtype} of shape {tuple(groups.shape)}"
         )
-    if groups.numel() and int(groups.min()) < 0:
+    if int(groups.min()) < 0:
         without = (groups < 0).nonzero()[0, -1]
         raise ValueError(f"class {int(without)} has no group: groups count from 0, found {int(groups.min())}")
+    if int(groups.max()) >= 100 * c:  # gaps are harmless, but every number up to the last takes its place
+        raise ValueError(f"groups of {c} classes are counted from 0: found group {int(groups.max())}")
     return groups.expand(n, c), int(groups.max()) + 1
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:
-    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-    if low < 0 or high >= logits.shape[1]:
+    arguments.tensors(student_logits=(logits, "float16+ N×C"), labels=(labels, "int64 N"))
+    _check_classes(labels, logits.shape[1])
+
+
+def _check_classes(labels: Tensor, num_classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
         found = low if low < 0 else high
         hint = " (-1 marks an image without a label: use soft targets alone, alpha = 1)" if found == -1 else ""
-        raise ValueError(f"label {found} is no class: labels go from 0 to {logits.shape[1] - 1}{hint}")
+        raise ValueError(f"label {found} is no class: labels go from 0 to {num_classes - 1}{hint}")

@@ -8,6 +8,18 @@ is followed by BatchNorm, so nothing has to be normalised by hand.
 import torch
 from torch import Tensor, nn
 
+from distill_utils import arguments
+
+
+def _check(images: Tensor, first: nn.Conv2d, least: int = 1) -> None:
+    """Raise ValueError for images that the network's first convolution cannot read."""
+    if torch.compiler.is_compiling() or isinstance(images, torch.fx.Proxy):  # nothing is known of them
+        return
+    kind = "float" if torch.is_autocast_enabled() else str(first.weight.dtype).removeprefix("torch.")
+    arguments.tensors(images=(images, f"{kind} N×{first.in_channels}×H×W"))
+    if min(images.shape[2:]) < least:
+        raise ValueError(f"images must have at least {least}×{least} pixels, found {tuple(images.shape[2:])}")
+
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.Module]:
     return [
@@ -38,6 +50,7 @@ class PlainCNN(nn.Module):
         self.head = nn.Linear(4 * w, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        _check(images, self.features[0], 8)
         return self.head(self.dropout(self.pool(self.features(images)).flatten(1)))
 
 
@@ -80,6 +93,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        _check(images, self.features[0])
         return self.head(self.dropout(self.pool(self.features(images)).flatten(1)))
 
 
@@ -97,11 +111,16 @@ def build(name: str, num_classes: int, in_channels: int = 1, **options) -> nn.Mo
     options: keyword arguments of its class, such as width and dropout. The weights come from torch's global
     generator. Raises ValueError for an unknown name or fewer than two classes.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: one of {', '.join(MODELS)}")
+    check_name(name)
     if num_classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, found {num_classes}")
     return MODELS[name](num_classes, in_channels, **options).to(memory_format=torch.channels_last)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError, with the known names, unless build knows this model."""
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: one of {', '.join(MODELS)}")
 
 
 @torch.no_grad()

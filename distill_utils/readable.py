@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from torch import Tensor, nn
 
+from distill_utils import arguments
 from distill_utils.soft_tree import SoftDecisionTree
 
 
@@ -22,11 +23,27 @@ class HardTree(nn.Module):
     weights: G×in_features; biases: G; below: LongTensor G×2, to the left (no) and to the right (yes): a number
     from 0 is a gate, −1 − l is leaf l; leaves: logits L×C. The root is gate 0, or leaf 0 in a tree without gates.
     nodes: the number that each gate has in the tree it was made from. Takes images N×channels×H×W or N×in_features,
-    returns logits N×C.
+    returns logits N×C. Raises ValueError where these are no tree, numbered from the root down, or where an image
+    holds a number that is not finite, of which no gate can say anything.
     """
 
     def __init__(self, weights: Tensor, biases: Tensor, below: Tensor, leaves: Tensor, nodes: Tensor):
         super().__init__()
+        gates = len(weights)
+        shapes = [tuple(value.shape) for value in (weights, biases, below, leaves, nodes)]
+        if shapes[1:] != [(gates,), (gates, 2), (gates + 1, *shapes[3][1:]), (gates,)] or len(shapes[0]) != 2 or (
+            len(shapes[3]) != 2 or 0 in (shapes[0][1], shapes[3][1])
+        ):  # fmt: skip
+            raise ValueError(f"G×in_features weights, G biases, G×2 below, G + 1 leaves, G nodes: found {shapes}")
+        arguments.tensors(leaves=(leaves, "float32+ L×C"))
+        if gates:
+            arguments.tensors(weights=(weights, "finite float32+ G×D"), biases=(biases, "finite float32+ G"),
+                              below=(below, "int64 G×2"), nodes=(nodes, "int64 G"))  # fmt: skip
+            below_ = below.cpu()
+            parts, above = below_.flatten().sort().values, torch.arange(gates)[:, None]
+            once = torch.equal(parts, torch.cat([torch.arange(-gates - 1, 0), torch.arange(1, gates)]))
+            if not once or bool(((below_ >= 0) & (below_ <= above)).any()):
+                raise ValueError("below names each leaf and each gate but the root once, a gate before its parts")
         for name, value in {"weights": weights, "biases": biases, "below": below, "leaves": leaves,
                             "nodes": nodes}.items():  # fmt: skip
             self.register_buffer(name, value)
@@ -36,6 +53,7 @@ class HardTree(nn.Module):
 
     def leaf(self, images: Tensor) -> Tensor:
         """The leaf that each image reaches, LongTensor N."""
+        _check(self, images)
         at = self._start(len(images))
         going = at >= 0
         while bool(going.any()):
@@ -50,6 +68,11 @@ class HardTree(nn.Module):
 
     def scores(self, images: Tensor, gate: Tensor) -> Tensor:
         """w·x + b of one gate for each image, N."""
+        _check(self, images)
+        if isinstance(gate, Tensor):
+            arguments.tensors(images=(images, "float N×…"), gate=(gate, "int64 N"))
+        for end in (int(gate.min()), int(gate.max())) if isinstance(gate, Tensor) else (gate,):
+            arguments.number("gate", end, 0, len(self.weights) - 1, whole=True)
         return (images.flatten(1) * self.weights[gate]).sum(1) + self.biases[gate]
 
     def paths(self) -> list[list[tuple[int, int]]]:
@@ -75,6 +98,8 @@ def harden(tree: SoftDecisionTree, images: Tensor, *, least: float = 0.0002, cut
     their filter become 0. What both cost shows in the hard tree's own accuracy and agreement.
     Raises ValueError for a tree that was never trained.
     """
+    arguments.number("least", least, 0, 1)
+    arguments.number("cut", cut, 0, 1)
     if not tree.trained:
         raise ValueError("this tree has not been trained: its gates are random, so there is nothing to read")
     with torch.no_grad():
@@ -130,6 +155,9 @@ def cart(images: Tensor, targets: Tensor, depth: int, *, seed: int = 0) -> Decis
     tree of Liu, Wang and Matwin (2018), with its centred logits the same at infinite temperature (see
     losses.soft_target_loss). Growing is greedy, so the first levels of a deeper tree are the shallower tree.
     """
+    arguments.tensors(images=(images, "finite float32+ N×features×…"), targets=(targets, "finite float32+ N×C"))
+    arguments.number("depth", depth, 1, whole=True)
+    arguments.number("seed", seed, 0, 2**32 - 1, whole=True)
     grower = DecisionTreeRegressor(max_depth=depth, random_state=seed)
     return grower.fit(images.flatten(1).numpy(), targets.numpy())
 
@@ -139,6 +167,8 @@ def from_cart(fitted: DecisionTreeRegressor, *, depth: int | None = None, logits
 
     logits: whether its targets were logits rather than probabilities.
     """
+    if depth is not None:
+        arguments.number("depth", depth, 0, whole=True)
     grown = fitted.tree_
     limit = grown.max_depth if depth is None else depth
 
@@ -207,6 +237,8 @@ def rules(tree: HardTree, classes, *, shape: tuple[int, int] | None = None) -> s
     written out; one that weighs many is named by its number and the pixels it looks at, and has to be drawn.
     """
     lines = []
+    if len(classes) < tree.leaves.shape[1]:
+        raise ValueError(f"this tree names {tree.leaves.shape[1]} classes, found the names of {len(classes)}")
 
     def write(node: int, indent: str) -> None:
         if node < 0:
@@ -224,6 +256,7 @@ def rules(tree: HardTree, classes, *, shape: tuple[int, int] | None = None) -> s
 
 def question(tree: HardTree, gate: int, shape: tuple[int, int] | None = None) -> str:
     """What a gate asks, in words."""
+    arguments.number("gate", gate, 0, len(tree.weights) - 1, whole=True)
     weights = tree.weights[gate]
     looked_at = weights.nonzero()[:, 0]
     if len(looked_at) == 1:
@@ -262,7 +295,7 @@ def explain(tree: HardTree, image: Tensor) -> Decision:
     The change is nearest in Euclidean length among all there are, since every leaf is a polyhedron; it does not know
     that grey levels end at 0 and 1.
     """
-    images = image[None]
+    images = image[None] if isinstance(image, Tensor) else image
     leaf = int(tree.leaf(images))
     answers = tree.leaves.argmax(1)
     steps = []
@@ -311,8 +344,18 @@ def surrogate_fidelity(
     not seen, on which fidelity, in [0, 1], is measured.
     """
     seen, said = held_out
+    arguments.tensors(features=(features, "finite float32+ N×F"), answers=(answers, "int64 N"),
+                      held_out=(seen, "finite float32+ M×F"), its_answers=(said, "int64 M"))  # fmt: skip
     found = {}
     for depth in depths:
+        arguments.number("depth", depth, 1, whole=True)
         tree = DecisionTreeClassifier(max_depth=depth, random_state=0).fit(features.numpy(), answers.numpy())
         found[depth] = float((torch.from_numpy(tree.predict(seen.numpy())) == said).float().mean())
     return found
+
+
+def _check(tree: HardTree, images: Tensor) -> None:
+    arguments.tensors(images=(images, "finite float32+ N×features×…"))
+    count = images[0].numel()
+    if len(tree.weights) and count != tree.weights.shape[1]:
+        raise ValueError(f"this tree reads images of {tree.weights.shape[1]} numbers, found {count}")

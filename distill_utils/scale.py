@@ -28,11 +28,14 @@ def train(recipe: Recipe, out: Path, *, teacher: Path | None = None, checkpoint_
     out: gets recipe.json at once, checkpoint.safetensors every checkpoint_every steps (default: twenty times a run)
     and model.safetensors at the end; teacher: a model.safetensors to distil (default: the recipe's own teacher, from
     the store of trained models); device: cpu or cuda (default: cuda where there is one); compiled: compile the steps.
-    Returns the path of the model. Raises ValueError, before anything is trained, where out holds another recipe's run
-    or the batch cannot be shared by the processes; DamagedFile for a checkpoint, model or teacher that is not whole.
+    Returns the path of the model. Raises ValueError, before anything is trained, where out holds another recipe's
+    run, the batch cannot be shared by the processes or there is no such device; DamagedFile for a checkpoint, model
+    or teacher that is not whole.
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     training.check_share(recipe.schedule.batch_size, processes)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch finds no GPU here: leave --device out")
     network = load(teacher).model if teacher else None
     record = {"recipe": asdict(recipe), "teacher": store.checksum(network.state_dict()) if network else None}
     _claim(out, record)

@@ -9,11 +9,14 @@ The loss that the paper prints takes the logarithm of a negative number; see big
 Left out: one β per node (some copies of the paper draw it with random sign) and leaves that depend on the image.
 """
 
+import math
 import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from distill_utils import arguments
 
 _HALF = 3.0  # a running average forgets half of what it knew in this many steps, times 2^depth of the node
 
@@ -24,11 +27,14 @@ class SoftDecisionTree(nn.Module):
     It takes images N×channels×H×W, or N×in_features, and returns logits N×C: the logarithms of the mixture
     Σ_l P_l(x) Q_l of all leaves, so every measure and loss of the package accepts it. path_logits answers with the
     leaf of greatest path probability alone, which is the answer that can be read. Raises ValueError for a depth
-    below 1 or images of another size; warns where there are fewer leaves than classes.
+    below 1 or above 16, or images of another size; warns where there are fewer leaves than classes.
     """
 
     def __init__(self, in_features: int, num_classes: int, depth: int):
         super().__init__()
+        arguments.number("in_features", in_features, 1, whole=True)
+        arguments.number("num_classes", num_classes, 1, whole=True)
+        arguments.number("depth", depth, high=16, whole=True)
         if depth < 1:
             raise ValueError(f"a tree needs at least one level of gates: depth must be 1 or more, found {depth}")
         if 2**depth < num_classes:
@@ -58,6 +64,7 @@ class SoftDecisionTree(nn.Module):
 
     def gate_scores(self, images: Tensor) -> Tensor:
         """β (w·x + b) of every gate, N×(2^depth − 1): the logit of going right."""
+        arguments.tensors(images=(images, f"{str(self.gates.weight.dtype).removeprefix('torch.')} N×features×…"))
         x = images.flatten(1)
         if x.shape[1] != self.in_features:
             raise ValueError(
@@ -85,6 +92,8 @@ class SoftDecisionTree(nn.Module):
 
 def mixture(leaf_log_probabilities: Tensor, leaves: Tensor) -> Tensor:
     """log Σ_l P_l Q_l, N×C, of log P, N×L, and leaf logits L×C."""
+    arguments.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"),
+                      leaves=(leaves, "float32+ L×C"))  # fmt: skip
     return torch.logsumexp(leaf_log_probabilities[:, :, None] + leaves.log_softmax(1), dim=1)
 
 
@@ -96,18 +105,23 @@ def bigot_loss(leaf_log_probabilities: Tensor, leaves: Tensor, targets: Tensor) 
     of the mixture and equals it where one leaf has all the mass. The paper prints
     −log Σ_l P_l Σ_k T_k log Q_lk, whose argument is negative; those who built it agree on this reading.
     """
-    per_leaf = -targets @ leaves.log_softmax(1).T  # N×L
+    arguments.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"),
+                      leaves=(leaves, "float32+ L×C"), targets=(targets, "float32+ N×C"))  # fmt: skip
+    per_leaf = -targets.to(leaves.dtype) @ leaves.log_softmax(1).T  # N×L
     return (leaf_log_probabilities.exp() * per_leaf).sum(1).mean()
 
 
 def mixture_loss(leaf_log_probabilities: Tensor, leaves: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of the mixture of all leaves against targets N×C, batch mean. Arguments as for bigot_loss."""
-    return -(targets * mixture(leaf_log_probabilities, leaves)).sum(1).mean()
+    mixed = mixture(leaf_log_probabilities, leaves)
+    arguments.tensors(mixture=(mixed, "float N×C"), targets=(targets, "float32+ N×C"))
+    return -(targets * mixed).sum(1).mean()
 
 
 def balance_penalty(right: Tensor) -> Tensor:
     """−Σ_i 2^−depth(i) (½ log α_i + ½ log(1 − α_i)), where α_i = right is the share of what reaches gate i that goes
     right; it is least, depth · log 2, where every gate sends half to either side, and keeps gates from dying."""
+    arguments.tensors(right=(right, "float32+ gates"))
     depth = torch.arange(1, len(right) + 1).log2().floor()  # node i is on level ⌊log2(i + 1)⌋
     right = right.clamp(1e-6, 1 - 1e-6)
     return -(0.5 * (right.log() + (1 - right).log()) * 0.5**depth).sum()
@@ -117,8 +131,9 @@ def share_going_right(tree: SoftDecisionTree, log_paths: Tensor) -> Tensor:
     """α_i = Σ_x P_i(x) p_i(x) / Σ_x P_i(x) of every gate, as a running average over batches whose window grows as
     2^depth, since a deep gate sees few images of a batch; its gradient is that of this batch. Updates the averages.
     """
-    reach = log_paths.exp().sum(0)
     count = len(tree.reached)
+    arguments.tensors(log_paths=(log_paths, f"float32+ N×{2 * count + 1}"))
+    reach = log_paths.exp().sum(0)
     at, onward = reach[:count], reach[2::2]  # right children are 2, 4, 6, …
     level = torch.arange(1, count + 1).log2().floor()
     keep = 0.5 ** (1 / (_HALF * 2**level))
@@ -136,7 +151,8 @@ def total_variation(filters: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 def _steps(filters: Tensor, shape) -> Tensor:
     """The same for each filter, G."""
-    w = filters.view(-1, *shape)
+    arguments.tensors(filters=(filters, f"float32+ G×{math.prod(shape)}"))
+    w = filters.reshape(-1, *shape)
     return w.diff(dim=2).abs().sum((1, 2, 3)) + w.diff(dim=3).abs().sum((1, 2, 3))
 
 
@@ -145,13 +161,17 @@ def _steps(filters: Tensor, shape) -> Tensor:
 
 def on_labels(tree: SoftDecisionTree, batch, **options) -> tuple[Tensor, dict[str, Tensor]]:
     """A tree alone, on labels. Options as in grow; raises ValueError for an image without a label."""
+    arguments.tensors(labels=(batch.labels, "long N"))
     if int(batch.labels.min()) < 0:
         raise ValueError("label -1 marks an image without a label: train on soft targets, on_soft_targets")
+    arguments.number("the largest label", int(batch.labels.max()), high=tree.num_classes - 1)
     return grow(tree, batch, F.one_hot(batch.labels, tree.num_classes).float(), **options)
 
 
 def on_soft_targets(tree: SoftDecisionTree, batch, *, temperature: float = 1.0, **options):
     """A distilled tree: targets are the teacher's probabilities at a temperature, and no label is used."""
+    arguments.tensors(teacher_logits=(batch.teacher_logits, "float N×C"))
+    arguments.temperature(temperature)
     return grow(tree, batch, (batch.teacher_logits / temperature).softmax(1), **options)
 
 
@@ -166,6 +186,12 @@ def grow(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=bigot_loss, bal
     Σ|w| and of the total variation of the filters, each divided by 2^depth of its gate, since a gate further down
     moves fewer images.
     """
+    arguments.tensors(images=(batch.images, "float N×channels×H×W"),
+                      targets=(targets, f"float32+ N×{tree.num_classes}"))  # fmt: skip
+    weights = {"balance": balance, "sparsity": sparsity, "smoothness": smoothness}
+    for name, value in {"final_inverse_temperature": final_inverse_temperature, **weights}.items():
+        arguments.number(name, value, 0)
+    arguments.number("the share of training that lies behind", batch.done, 0, 1)
     tree.inverse_temperature.fill_(1 + (final_inverse_temperature - 1) * max(0.0, 2 * batch.done - 1))
     log_paths = tree.log_paths(batch.images)
     filters, shape = tree.gates.weight, batch.images.shape[1:]

@@ -1,7 +1,8 @@
 """Statistics over seeds. The unit is the seed: images of one seed are not independent evidence about a method.
 
 Arms are paired by seed, intervals are Student's, several claims are corrected by Holm's method, and the word for a
-difference is computed from a smallest effect of interest that is declared before anything is run.
+difference is computed from a smallest effect of interest that is declared before anything is run. Values that are
+not one finite number per seed raise ValueError.
 """
 
 import math
@@ -9,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from distill_utils import arguments
 
 
 class Interval(NamedTuple):
@@ -22,9 +25,8 @@ class Interval(NamedTuple):
 
 def t_interval(values, *, level: float = 0.95) -> Interval:
     """Student's t-interval for the mean of one value per seed; infinitely wide for a single one."""
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
-        raise ValueError(f"expected one finite value per seed, found {values.tolist()}")
+    arguments.number("level", level, 0, 1, inside=True)
+    values = _values(values)
     n, mean = len(values), float(values.mean())
     if n == 1:
         return Interval(mean, -math.inf, math.inf, 1)
@@ -48,6 +50,8 @@ def p_value(treated, control) -> float:
 def holm(p_values) -> list[float]:
     """Holm's (1979) adjusted p-values, in the order given: all claims together err at the level each is tested at."""
     p = np.asarray(p_values, dtype=float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p-values are a row of numbers in [0, 1], found {p.tolist()}")
     order = p.argsort(kind="stable")
     stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
     adjusted = np.empty_like(p)
@@ -57,6 +61,8 @@ def holm(p_values) -> list[float]:
 
 def equivalent(treated, control, smallest: float, *, alpha: float = 0.05) -> bool:
     """Two one-sided tests (Schuirmann 1987): is the difference surely smaller than `smallest` to either side?"""
+    arguments.number("smallest", smallest, 0, inside=True)
+    arguments.number("alpha", alpha, 0, 0.5, inside=True)
     _, low, high, _ = paired_interval(treated, control, level=1 - 2 * alpha)
     return -smallest < low and high < smallest
 
@@ -70,7 +76,9 @@ def verdict(treated, control, smallest: float, *, p: float | None = None, higher
     """
     if not smallest > 0:
         raise ValueError(f"the smallest effect of interest must be above 0, found {smallest}")
+    arguments.number("the smallest effect of interest", smallest)
     p = p_value(treated, control) if p is None else p
+    arguments.number("p", p, 0, 1)
     mean = float(_differences(treated, control).mean())
     if p < 0.05:
         word = "improves" if (mean > 0) == higher_is_better else "worsens"
@@ -80,6 +88,9 @@ def verdict(treated, control, smallest: float, *, p: float | None = None, higher
 
 def proportion_interval(share: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval for a share of `count` images, such as an accuracy: the doubt that the test set leaves."""
+    arguments.number("share", share, 0, 1)
+    arguments.number("count", count, 1, whole=True)
+    arguments.number("level", level, 0, 1, inside=True)
     result = stats.binomtest(round(share * count), count).proportion_ci(level, method="wilson")
     return float(result.low), float(result.high)
 
@@ -87,4 +98,11 @@ def proportion_interval(share: float, count: int, *, level: float = 0.95) -> tup
 def _differences(treated, control) -> np.ndarray:
     if len(treated) != len(control):
         raise ValueError(f"pairs need as many treated as control seeds: found {len(treated)} and {len(control)}")
-    return np.asarray(treated, dtype=float) - np.asarray(control, dtype=float)
+    return _values(treated) - _values(control)
+
+
+def _values(values) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
+        raise ValueError(f"expected one finite value per seed, found {values.tolist()}")
+    return values

@@ -25,6 +25,8 @@ from torch import Tensor
 
 from distill_utils import settings
 
+_FILE_NAME = re.compile(r"[\w-][\w.-]*")
+
 
 class DamagedFile(RuntimeError):
     """A file of ours is not what was written: cut short, changed, or another's. The message names it."""
@@ -34,9 +36,12 @@ class DamagedFile(RuntimeError):
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
 
-    Raises OSError with a plain sentence when the disk is full or the folder cannot be written to.
+    Raises OSError with a plain sentence when the disk is full or the folder cannot be written to; ValueError for a
+    path that names no file.
     """
     path = Path(path)
+    if not path.name or "\0" in str(path):
+        raise ValueError(f"{str(path)!r} names no file")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with plainly(path):
         try:
@@ -80,30 +85,37 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
 
 
 def write_json(path: Path, value) -> None:
-    """Write JSON atomically, indented, keys in the order given."""
+    """Write JSON atomically, indented, keys in the order given. Raises ValueError for what JSON cannot hold, such as
+    NaN, and OSError as atomic does."""
+    text = _json(value, indent=1, ensure_ascii=False) + "\n"
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path, *, mend: str = "delete it and run again"):
     """Read JSON. Raises DamagedFile, which says how to mend it, where it is none."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged ({error}): {mend}") from error
 
 
 def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
-    """Write tensors and a JSON-able record into one checksummed safetensors file, atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(record, sort_keys=True)
+    """Write tensors and a JSON-able record into one checksummed safetensors file, atomically.
+
+    Raises ValueError for a record that JSON cannot hold or a tensor that safetensors cannot, OSError as atomic does.
+    """
+    # A copy of each: safetensors refuses tensors that share their memory, as two rows of one tensor do.
+    tensors = {name: _plain(name, tensor).clone() for name, tensor in tensors.items()}
+    text = _json(record, sort_keys=True)
     metadata = {"record": text, "sha256": checksum(tensors, text)}
     with atomic(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read back what save wrote. Raises DamagedFile unless every byte of it is as written."""
+    """Read back what save wrote. Raises DamagedFile unless all that it holds is as written, OSError where there is no
+    such file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -116,13 +128,20 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def checksum(tensors: dict[str, Tensor], text: str = "") -> str:
-    """SHA-256 of the tensors' names, types, shapes and bytes: two networks with one state have one checksum."""
+    """SHA-256 of the tensors' names, types, shapes and bytes: two networks with one state have one checksum.
+    Raises ValueError for what is no tensor."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = _plain(name, tensors[name])
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _plain(name: str, value: Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is no tensor, found {type(value).__name__}")
+    return value.detach().cpu().contiguous()
 
 
 def load_or_make(
@@ -133,10 +152,11 @@ def load_or_make(
     kind: a word for the file's name; key: JSON-able, everything that shapes the artifact; make(partial): returns
     (tensors, record); it may leave unfinished work at the path `partial`, which is removed once the artifact is
     whole. Returns (tensors, record). A process that finds another one at work waits for its result.
-    Raises DamagedFile for a file that does not hold what its name says.
+    Raises DamagedFile for a file that does not hold what its name says; ValueError for a key that JSON cannot hold or
+    a kind that is no plain word; what make raises; OSError where the folder cannot be written to.
     """
     folder = Path(folder or settings.runs_folder())
-    key = json.loads(json.dumps(key))
+    key = json.loads(_json(key))
     name = _name(kind, key)
     path, partial = folder / f"{name}.safetensors", folder / f"{name}.partial"
     if not path.exists():
@@ -157,42 +177,57 @@ def load_or_make(
 
 
 def holds(kind: str, key: dict, folder: Path | None = None) -> bool:
-    """Whether load_or_make would find this artifact."""
+    """Whether load_or_make would find this artifact. Raises ValueError for such a kind or key as it refuses, OSError
+    where the folder cannot be looked into."""
     return (Path(folder or settings.runs_folder()) / f"{_name(kind, key)}.safetensors").exists()
 
 
 def differing(expected: dict, found: dict | None) -> str:
     """In words, what two records differ in: "schedule.steps is 200, not 100; …"."""
     expected, found = _flat(expected), _flat(found or {})
-    names = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
-    return "; ".join(f"{name} is {found.get(name)}, not {expected.get(name)}" for name in names)
+    absent = "absent"  # a word, since None is a value
+    pairs = {name: (found.get(name, absent), expected.get(name, absent)) for name in {**expected, **found}}
+    return "; ".join(f"{name} is {is_}, not {should}" for name, (is_, should) in pairs.items() if is_ != should)
 
 
 def _flat(record: dict, prefix: str = "") -> dict:
     flat: dict = {}
     for name, value in record.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= _flat(value, f"{prefix}{name}.") if value and isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
 
 
 def _name(kind: str, key: dict) -> str:
+    if not _FILE_NAME.fullmatch(kind):
+        raise ValueError(f"the kind of an artifact begins its file's name, so it is a plain word, found {kind!r}")
     return f"{kind}-{digest(key)}"
 
 
 def digest(key: dict | list) -> str:
-    """Sixteen hexadecimal digits that identify a JSON-able value."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    """Sixteen hexadecimal digits that identify a JSON-able value, whatever the order of its keys.
+
+    Raises ValueError for what JSON cannot hold.
+    """
+    return hashlib.sha256(_json(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _json(value, **options) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"JSON cannot hold this ({error}): found {value!r:.200}") from error
 
 
 @functools.cache
 def code_version(*modules: str) -> str:
-    """A digest of what these modules of the package compute: their syntax trees without docstrings or comments."""
+    """A digest of what these modules of the package compute: their syntax trees without docstrings or comments.
+    Raises ValueError for a name that is none of its modules'."""
     trees = []
     for module in modules:
-        spec = importlib.util.find_spec(f"distill_utils.{module}")
-        assert spec is not None
-        source = Path(str(spec.origin)).read_text(encoding="utf-8")
-        tree = ast.parse(source)
+        spec = importlib.util.find_spec(f"distill_utils.{module}") if str(module).isidentifier() else None
+        if spec is None:
+            raise ValueError(f"{module!r} is no module of this package")
+        tree = ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False):
                 node.body = node.body[1:]

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from distill_utils import progress, store
+from distill_utils import arguments, progress, store
 from distill_utils.augment import NONE, Augmentation, augment
 from distill_utils.training import logits
 
@@ -21,8 +21,11 @@ def record(teacher: nn.Module, images: Tensor, *, views: int = 0, augmentation: 
     """The teacher's logits on every view of the images, recorded or loaded.
 
     views: how many augmented views; 0: the images as they are. Returns one float16 tensor N×C per view, which fit
-    takes as its teacher. The error of half precision is at most 2⁻⁷ for logits below 32 in size.
+    takes as its teacher. The error of half precision is at most 2⁻⁷ for logits below 32 in size. Raises ValueError
+    for logits that half precision cannot hold, above 65504 or not finite.
     """
+    arguments.tensors(images=(images, "float N×channels×H×W"))
+    arguments.number("views", views, 0, whole=True)
     key = {
         "teacher": store.checksum(teacher.state_dict()),
         "architecture": repr(teacher),
@@ -36,7 +39,10 @@ def record(teacher: nn.Module, images: Tensor, *, views: int = 0, augmentation: 
 
             def make(partial, view=view):
                 seen = augment(images, everyone, view, augmentation) if views else images
-                return {"logits": logits(teacher, seen).half()}, {}
+                halved = logits(teacher, seen).half()
+                if not bool(halved.isfinite().all()):
+                    raise ValueError("the teacher's logits are not finite in half precision: it cannot be recorded")
+                return {"logits": halved}, {}
 
             view_key = key | {"view": view, "augmentation": asdict(augmentation)} if views else key
             tensors, _ = store.load_or_make("logits", view_key, make)

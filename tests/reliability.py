@@ -22,6 +22,9 @@ TABLES = {
     "faults": ("Faults of machines", "Done for real to copies of the series (`make faults`). Held afterwards: the "
                "same command completed, with one clear message where it first could not; nothing finished was "
                "lost; no file held less than was written. A dash: it does not apply."),
+    "properties": ("Generated arguments", "Each public function was called with arguments that hypothesis drew: "
+                   "right ones, and right ones of which one was spoiled (`make properties`). An answer is right, or "
+                   "an error that the docstring names, in one sentence; anything else counts as a failure."),
 }  # fmt: skip
 
 

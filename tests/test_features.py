@@ -71,7 +71,7 @@ def test_reading_gives_logits_and_maps_and_leaves_no_hook(pair, images):
 
 
 def test_hooks_are_gone_even_after_a_failed_pass(pair, images):
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="images must be a float32 tensor N×2×H×W, found float32 of shape"):
         features.read(pair[0], images[:, :1], ["pool"])
     assert not any(module._forward_hooks for module in pair[0].modules())
 
