@@ -183,6 +183,8 @@ def _torchvision(name: str, root: Path, seed: int, kind: str, augmentation, ever
     import torchvision
 
     make = getattr(torchvision.datasets, kind)
+    for path in (root / kind / "processed").glob("*.pt"):  # torchvision would read them in place of the checked files
+        raise DataError(f"{path} is not one of the published files: delete it and run again")
     for relative, expected in _SHA256.items():
         path = root / relative
         ours = relative.startswith(f"{kind}/") and path.exists()
@@ -207,7 +209,8 @@ def _open(make, root: Path, train: bool) -> tuple[Tensor, Tensor, tuple]:
             dataset = make(root, train=train, download=True)
         except Exception as error:
             raise DataError(
-                f"the files of {make.__name__} are not under {root} and could not be downloaded ({error}). "
+                f"the files of {make.__name__} are not under {root} and could not be downloaded "
+                f"({' '.join(str(error).split())}). "
                 "With a network, run again; without one, copy the folder that torchvision makes from a machine that "
                 "has it, or point DISTILL_DATA at it"
             ) from error

@@ -246,6 +246,15 @@ def test_missing_files_that_cannot_be_fetched_say_where_to_put_them(name, tmp_pa
         data.load(name, root=tmp_path / "file" / "data")
 
 
+def test_what_a_download_says_becomes_one_line(monkeypatch, tmp_path):
+    import torchvision
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["file:///nowhere/", "file:///no/other/"])
+    with pytest.raises(data.DataError, match=r"MNIST .* could not be downloaded \(.*\)\. With") as caught:
+        data.load("mnist", root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_damaged_file_is_named(tmp_path):
     raw = files_of("fashion_mnist") / "raw"
     copy = tmp_path / "FashionMNIST" / "raw"

@@ -202,17 +202,18 @@ def test_a_pickled_batch_of_cifar_that_would_run_code_is_not_opened(plant, tmp_p
         data.load("cifar10", root=tmp_path / "data")
 
 
-def plant_processed(folder: Path, mark: Path) -> None:
-    """What torchvision left beside the published files years ago, and still prefers to them."""
-    for name in ("training.pt", "test.pt"):
-        (folder / "MNIST" / "processed").mkdir(parents=True, exist_ok=True)
-        torch.save(Bomb(mark), folder / "MNIST" / "processed" / name)
-
-
-def test_an_old_processed_file_that_would_run_code_runs_none(mark, tmp_path, monkeypatch):
+@pytest.mark.parametrize("content", ["bomb", "images"])
+def test_a_processed_file_is_refused_in_one_sentence(content, mark, tmp_path, monkeypatch):
+    """What torchvision left beside the published files years ago, and still prefers to them: no checksum knows it."""
     offline(monkeypatch)
-    plant_processed(tmp_path, mark)
-    with pytest.raises(Exception, match="weights_only|is not one of the published files"):
+    folder = tmp_path / "MNIST" / "processed"
+    folder.mkdir(parents=True)
+    images = torch.zeros(9, 28, 28, dtype=torch.uint8), torch.arange(9)
+    for name in ("training.pt", "test.pt"):
+        torch.save(Bomb(mark) if content == "bomb" else images, folder / name)
+    with pytest.raises(
+        data.DataError, match=rf"^{folder}/\w+\.pt is not one of the published files: delete it and run again$"
+    ):
         data.load("mnist", root=tmp_path)
 
 
