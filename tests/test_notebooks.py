@@ -21,8 +21,7 @@ def test_notebook_keeps_the_rule(path, name):
 
 def test_the_series_is_there():
     assert PATHS, f"no notebook in {NOTEBOOKS}"
-    waiting = (NOTEBOOKS.parent / "docs" / "in_preparation").glob("[0-9][0-9]_*.py")
-    numbers = sorted(path.name[:2] for path in [*PATHS, *waiting])
+    numbers = sorted(path.name[:2] for path in PATHS)
     assert numbers == [f"{i:02}" for i in range(len(numbers))], "numbers without a gap: a lesson is lost"
 
 
