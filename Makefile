@@ -36,6 +36,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python -m uv pip install --python $(BIN)/python --compile-bytecode -r requirements.txt
 	$(BIN)/python -m uv pip install --python $(BIN)/python --quiet --no-deps --editable .
+	@$(BIN)/python -m jupyterlab.labextensions disable --level=sys_prefix --log-level=ERROR @jupyter/nbgrader  # the instructor's: course/README.md
 	@touch $(READY)
 
 run: $(READY)

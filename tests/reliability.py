@@ -19,6 +19,8 @@ PAGE = ROOT / "docs" / "reliability.md"
 TABLES = {
     "mutants": ("Faults put into the code", "One line of the package was changed in a copy (`make mutants`); the "
                 "first test that failed is named."),
+    "browser": ("Controls moved in a browser", "JupyterLab was started, Chromium ran every cell of a lesson and moved "
+                "every control of its explorers (`make browser-test`); no cell failed, and the figure was another one."),
 }  # fmt: skip
 
 
