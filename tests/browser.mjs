@@ -110,7 +110,7 @@ async function move(page, control) {
 // From now on every drawn frame is looked at: when the figure last changed, and how often none was to be seen.
 const watch = (explorer) =>
   explorer.evaluate((node) => {
-    const first = node.querySelector("img").src;
+    const first = node.querySelector("img")?.src;
     const seen = { first, last: first, changed: 0, empty: 0, frames: 0, figures: 0, since: performance.now() };
     window.seen = seen;
     (function frame() {
@@ -161,7 +161,8 @@ async function explore(page, name, { index, heading }) {
       `${saw.figure ? "changed" : "DID NOT CHANGE"}; ${saw.figures} figures, the last ${saw.seconds.toFixed(2)} s ` +
       `after letting go; ${saw.empty} of ${saw.frames} frames without a figure`);
     found.push({ notebook: name.replace(".ipynb", ""), explorer: heading, control: before.name, from: before.value,
-      to: after.value, "figure changed": saw.figure && before.value !== after.value });
+      to: after.value, "figure changed": saw.figure && before.value !== after.value,
+      "seconds to the last figure": Number(saw.seconds.toFixed(1)), "frames without a figure": saw.empty });
   }
   return found;
 }
