@@ -660,8 +660,10 @@ plots.show_table([card(n) for n in students])
 
 # %% tags=["nbval-ignore-output"]
 def draw(image, network, baseline):
-    f = functools.partial(explain.deeplift, baseline=baseline)
-    fig = rows([image], [network, "clean teacher"], f)
+    given = shown.images[image - 1] if baseline == "another image" else baseline
+    f = functools.partial(explain.deeplift, baseline=given)
+    names = dict.fromkeys([network, "clean teacher"])  # one, if it is that one
+    fig = rows([image], list(names), f)
     plt.close(fig)
     return fig
 
