@@ -6,6 +6,7 @@
 ## make site   the web edition, in build/site; make site-test looks at it in Chromium
 ## make slides slides from the notebooks' own cells, in build/slides
 ## make colab  notebooks that install the package first, in build/site/colab
+## make browser-test move every control of the explorers in lessons 02, 08 and 09, in JupyterLab and Chromium
 ## make mutants put faults into copies of the package, and show which test notices each
 ## make faults kill, fill, damage and lock out copies of the series, and show what is lost: nothing
 ## make properties call every public function with 1,000 generated arguments, right ones and bad ones
@@ -38,6 +39,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python -m uv pip install --python $(BIN)/python --compile-bytecode -r requirements.txt
 	$(BIN)/python -m uv pip install --python $(BIN)/python --quiet --no-deps --editable .
+	@$(BIN)/python -m jupyterlab.labextensions disable --level=sys_prefix --log-level=ERROR @jupyter/nbgrader  # the instructor's: course/README.md
 	@touch $^ $@
 
 run: $(READY)
@@ -86,11 +88,18 @@ site: slides
 	cp -R build/slides build/site/slides
 	$(SITE)/bin/python docs/site/check.py build/site
 
-site-test: site
+# What a browser is driven with; a machine without npm goes on without it, and what needs it says so.
+export LOOK_MODULES := build/look-modules
+look-modules:
+	@! command -v npm >/dev/null || { mkdir -p $(LOOK_MODULES) && cp docs/site/package.json $(LOOK_MODULES)/ && \
+	npm install --prefix $(LOOK_MODULES) --silent --no-audit --no-fund --no-package-lock; }
+
+site-test: site look-modules
 	@command -v npm >/dev/null || { echo "make site-test looked at nothing: it needs node, npm and Chromium"; exit 0; }; \
-	mkdir -p build/look-modules && cp docs/site/package.json build/look-modules/ && \
-	npm install --prefix build/look-modules --silent --no-audit --no-fund --no-package-lock && \
-	LOOK_MODULES=build/look-modules node docs/site/look.mjs build/site build/look
+	node docs/site/look.mjs build/site build/look
+
+browser-test: $(READY) look-modules
+	$(BIN)/python tests/browser.py
 
 # Into the site, where they are published: after make site, which begins with an empty folder.
 colab: $(SITE)/ready
@@ -109,4 +118,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course slides site site-test colab mutants faults properties lint lock clean
+.PHONY: help run test lab course slides site site-test look-modules browser-test colab mutants faults properties lint lock clean

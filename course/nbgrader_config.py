@@ -1,7 +1,8 @@
 """nbgrader's settings of this course: read course/source/, write everything else outside of the repository's files.
 
 Student versions, gradebook and submissions lie in build/course, which make clean deletes: to teach, set
-DISTILL_COURSE to a folder of your own. In JupyterLab, nbgrader's tabs find this file when it is started in course/.
+DISTILL_COURSE to a folder of your own. In JupyterLab, nbgrader's tabs find this file when it is started in course/,
+and work when the folder that it shows holds both: README.md has the command.
 """
 
 import os

@@ -24,5 +24,7 @@ def explore(draw: Callable, *, instead: str, **controls) -> None:
         plt.close(fig)
 
     explorer = ipywidgets.interactive(redraw, **controls)
+    for control in explorer.kwargs_widgets:  # the usual width cuts a name like "temperature" short
+        control.style.description_width = f"{max(map(len, controls)) + 1}ch"
     bundle = explorer._repr_mimebundle_()
     display({**bundle, "text/plain": instead}, raw=True)

@@ -1,0 +1,122 @@
+"""Widgets in a real browser: Chromium opens lessons in JupyterLab, runs every cell and moves every control.
+
+    python tests/browser.py          lessons 02, 08 and 09, into results/reliability.json (make browser-test)
+    python tests/browser.py 00 04    lessons of these numbers; no table is written
+
+Works on copies in a temporary folder; what is trained stays in runs/ as ever, pictures of every explorer before and
+after each move go into build/browser. What is done in the browser stands in browser.mjs. Without node, its modules or
+Chromium nothing is tried: one sentence says so, and that is no failure. LOOK_MODULES is the folder of the modules and
+CHROMIUM the browser's program, as for docs/site/look.mjs.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import reliability
+
+ROOT = Path(__file__).resolve().parent.parent
+NUMBERS = ("02", "08", "09")
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def missing(environment: dict) -> str | None:
+    """What a browser would need and this machine does not have, in words; None where all is there."""
+    path = environment.get("PATH", "")
+    if not shutil.which("node", path=path):
+        return "node"
+    if not (Path(environment.get("LOOK_MODULES", ".")) / "node_modules" / "puppeteer-core").exists():
+        return "puppeteer-core (LOOK_MODULES names no folder with node_modules)"
+    return None if chromium(environment) else "Chromium"
+
+
+def chromium(environment: dict) -> str | None:
+    """The browser's program: what CHROMIUM names, or the first that is in PATH."""
+    found = (shutil.which(name, path=environment.get("PATH", "")) for name in CHROMIUMS)
+    return environment.get("CHROMIUM") or next(filter(None, found), None)
+
+
+@contextmanager
+def jupyterlab(folder: Path, *options: str) -> Iterator[dict]:
+    """A JupyterLab of its own on a free port, which shows `folder`/notebooks: {"url": …, "token": …, "pid": …}.
+
+    Its settings and all that it writes stay in `folder`. It is stopped, with its kernels, whatever happens.
+    """
+    own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
+           "DISTILL_BUILD": "build"}  # fmt: skip
+    command = [sys.executable, "-m", "jupyter", "lab", str(folder / "notebooks"), "--no-browser", "--port=0", *options]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container: Jupyter wants to be told that this is meant
+        command.append("--allow-root")
+    log = folder / "jupyter.log"
+    with log.open("wb") as words:
+        # A session of its own: Ctrl-C reaches this program alone, which then stops the server in order.
+        server = subprocess.Popen(command, env=os.environ | {name: str(folder / own[name]) for name in own},
+                                  stdin=subprocess.DEVNULL, stdout=words, stderr=words, start_new_session=True)  # fmt: skip
+    try:
+        yield _address(server, folder / "runtime", log)
+    finally:
+        server.terminate()
+        try:
+            server.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _address(server: subprocess.Popen, runtime: Path, log: Path, limit: float = 120) -> dict:
+    """What the server says of itself once it listens. Raises RuntimeError with its last words where it does not."""
+    end = time.monotonic() + limit
+    while server.poll() is None and time.monotonic() < end:
+        for path in runtime.glob("jpserver-*.json"):
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:  # half written
+                pass
+        time.sleep(0.1)
+    raise RuntimeError("JupyterLab did not start:\n" + log.read_text(encoding="utf-8", errors="replace")[-2000:])
+
+
+def try_out(numbers: tuple[str, ...], pictures: Path) -> list[dict]:
+    """One row per control of every explorer in the lessons of these numbers."""
+    with tempfile.TemporaryDirectory(prefix="browser-") as temporary:
+        folder = Path(temporary)
+        (folder / "notebooks").mkdir()
+        names = []
+        for number in numbers:
+            found = sorted((ROOT / "notebooks").glob(f"{number}_*.ipynb"))
+            names += [Path(shutil.copy(path, folder / "notebooks")).name for path in found]
+            if not found:
+                print(f"{number}: no lesson of this number yet, passed over")
+        if not names:
+            return []
+        with jupyterlab(folder, "--LabApp.expose_app_in_browser=True") as lab:
+            environment = os.environ | {"LAB": json.dumps(lab), "CHROMIUM": chromium(os.environ)}
+            script = Path(__file__).with_suffix(".mjs")
+            run = subprocess.run(["node", script, folder / "rows.json", pictures, *names], env=environment)
+        rows = json.loads((folder / "rows.json").read_text(encoding="utf-8")) if run.returncode < 2 else []
+        if run.returncode:
+            sys.exit(f"a lesson failed in the browser: see above, and {pictures}")
+        return rows
+
+
+def main(numbers: list[str]) -> None:
+    lacking = missing(os.environ)
+    if lacking:
+        print(f"no explorer was moved: this needs node, npm and Chromium, and {lacking} is missing")
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then, too
+    rows = try_out(tuple(numbers) or NUMBERS, ROOT / "build" / "browser")
+    if rows and not numbers:
+        reliability.record("browser", rows)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
