@@ -7,6 +7,8 @@
 ## make slides slides from the notebooks' own cells, in build/slides
 ## make colab  notebooks that install the package first, in build/site/colab
 ## make mutants put faults into copies of the package, and show which test notices each
+## make strangers  the oldest and the newest versions, on every Python found here, each in a fresh environment
+## make flakes ten times the whole suite: other hash seeds, another order, one and two threads
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
 ## Needs Python 3.11 or newer; another one than python3: make run PYTHON=/path/to/python3
@@ -51,6 +53,12 @@ course: $(READY)
 
 mutants: $(READY)
 	$(BIN)/python tests/mutants.py
+
+strangers: $(READY)
+	$(BIN)/python tests/strangers.py
+
+flakes: $(READY)
+	$(BIN)/python tests/flakes.py
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .
@@ -100,4 +108,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course slides site site-test colab mutants lint lock clean
+.PHONY: help run test lab course slides site site-test colab mutants strangers flakes lint lock clean
