@@ -10,6 +10,8 @@
 ## make mutants put faults into copies of the package, and show which test notices each
 ## make faults kill, fill, damage and lock out copies of the series, and show what is lost: nothing
 ## make properties call every public function with 1,000 generated arguments, right ones and bad ones
+## make strangers  the oldest and the newest versions, on every Python found here, each in a fresh environment
+## make flakes ten times the whole suite: other hash seeds, another order, one and two threads
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
 ## Needs Python 3.11 or newer; another one than python3: make run PYTHON=/path/to/python3
@@ -62,6 +64,12 @@ faults: $(READY)
 
 properties: $(READY)
 	$(BIN)/python tests/properties.py
+
+strangers: $(READY)
+	$(BIN)/python tests/strangers.py
+
+flakes: $(READY)
+	$(BIN)/python tests/flakes.py
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .
@@ -118,4 +126,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course slides site site-test look-modules browser-test colab mutants faults properties lint lock clean
+.PHONY: help run test lab course slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean

@@ -1,4 +1,4 @@
-"""Every unit test works in folders of its own, on one thread and from one seed, whatever the environment says."""
+"""Every unit test works in folders of its own, on one thread (or TEST_THREADS) and from one seed."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("DISTILL_BUILD", str(tmp_path / "build"))
     monkeypatch.delenv("DISTILL_DATASET", raising=False)
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # of the conftest.py above
     torch.manual_seed(0)
 
 
@@ -27,7 +27,7 @@ def start_python():
     started = []
 
     def start(*arguments, **environment):
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "tests", **environment}
+        variables = {**os.environ, "PYTHONPATH": "tests", **environment}
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)], cwd=settings.ROOT, env=variables, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -27,6 +27,10 @@ TABLES = {
                    "an error that the docstring names, in one sentence; anything else counts as a failure."),
     "browser": ("Controls moved in a browser", "JupyterLab was started, Chromium ran every cell of a lesson and moved "
                 "every control of its explorers (`make browser-test`); no cell failed, and the figure was another one."),
+    "machines": ("Strangers' machines", "A clone of its own, with an environment of its own, set up as the weekly "
+                 "workflow does it: doctor, the unit tests and two notebooks (`make strangers`)."),
+    "flakes": ("The suite again and again", "Other hash seeds, unit tests shuffled, one and two threads in turn "
+               "(`make flakes`; \"whole\" is with the notebooks)."),
 }  # fmt: skip
 
 
@@ -36,6 +40,12 @@ def record(table: str, rows: list[dict]) -> None:
     store.write_json(path, (store.read_json(path) if path.exists() else {}) | {table: rows})
     with store.atomic(PAGE) as temporary:
         temporary.write_text(page(store.read_json(path)), encoding="utf-8")
+
+
+def kept(table: str) -> list[dict]:
+    """The table's rows of last time; none where it was never recorded."""
+    path = settings.results_folder() / "reliability.json"
+    return store.read_json(path).get(table, []) if path.exists() else []
 
 
 def page(found: dict) -> str:

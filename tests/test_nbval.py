@@ -53,7 +53,9 @@ def outcome(tmp_path_factory):
         nbformat.write(new_notebook(cells=cells), root / "notebooks" / f"{name}.ipynb")
     (root / "build").mkdir()
     shutil.copy(root / "notebooks" / "good.ipynb", root / "build" / "executed.ipynb")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "TEST_THREADS"))
+    }
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-rA", "--color=no", "--nbval-cell-timeout=120"],
         cwd=root, capture_output=True, text=True, timeout=400,
