@@ -6,8 +6,10 @@ where distillation pays. The transfer set holds images that a student may see bu
 
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -280,9 +282,9 @@ def _stratified_order(labels: Tensor, seed: int, stream: str) -> Tensor:
     return order[rank[order].argsort(stable=True)]
 
 
-_FASHION = {"kind": "FashionMNIST", "augmentation": augment.CLOTHES}
-_MNIST = {"kind": "MNIST", "augmentation": augment.DIGITS}
-DATASETS = {
+_FASHION: dict[str, Any] = {"kind": "FashionMNIST", "augmentation": augment.CLOTHES}
+_MNIST: dict[str, Any] = {"kind": "MNIST", "augmentation": augment.DIGITS}
+DATASETS: dict[str, Callable] = {
     "glyphs": _glyphs,
     "glyphs_matched": functools.partial(_glyphs, look=glyphs.MATCHED),
     "digits": _digits,

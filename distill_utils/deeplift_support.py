@@ -20,7 +20,7 @@ RULES = (
 )  # nn.Softmax has a rule too, but one that depends on the size of the batch # fmt: skip
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 # Functions as they are called, without underscores: "relu" is F.relu, torch.relu, x.relu() and x.relu_() alike.
-_BENT = """
+_BENT_NAMES = """
     relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardtanh hardsigmoid prelu rrelu softplus
     softsign logsigmoid tanhshrink softshrink hardshrink threshold glu sigmoid tanh softmax log_softmax softmin
     gumbel_softmax clamp clip clamp_min clamp_max max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
@@ -28,7 +28,7 @@ _BENT = """
     pow square sqrt rsqrt exp expm1 log log1p norm normalize layer_norm group_norm instance_norm rms_norm
     local_response_norm logsumexp erf sin cos sign prod var std reciprocal rdiv rpow multi_head_attention_forward
 """
-_BENT = frozenset(_BENT.split())
+_BENT = frozenset(_BENT_NAMES.split())
 _PRODUCTS = {
     "mul", "multiply", "matmul", "mm", "bmm", "div", "divide", "true_divide", "einsum", "bilinear",
     "scaled_dot_product_attention",
@@ -70,9 +70,12 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, names: dict[int, str]):
         super().__init__()
-        self.names, self.inside, self.called = names, [], {}
-        self.ruled = []  # (output tensor, module)
-        self.uses = {}  # id of a tensor → (the tensor, kept so that its id stays its own, [(where, what uses it)])
+        self.names = names
+        self.inside: list = []
+        self.called: dict = {}
+        self.ruled: list = []  # (output tensor, module)
+        # id of a tensor → (the tensor, kept so that its id stays its own, [(where, what uses it)])
+        self.uses: dict = {}
 
     @contextlib.contextmanager
     def modules(self) -> Iterator[None]:

@@ -77,7 +77,7 @@ class HardTree(nn.Module):
 
     def paths(self) -> list[list[tuple[int, int]]]:
         """For every leaf the gates that lead to it, from the root, each with the side taken, 0 (no) or 1 (yes)."""
-        found = [[] for _ in self.leaves]
+        found: list[list[tuple[int, int]]] = [[] for _ in self.leaves]
 
         def walk(node, path):
             if node < 0:
@@ -131,7 +131,9 @@ def _pruned(full: HardTree, wanted: Tensor) -> HardTree:
 def _numbered(whole) -> tuple[list[int], Tensor, list[int]]:
     """Of a tree written as (gate, no, yes) with leaves as bare numbers: its gates and its leaves, from the root and
     from the left, and what lies below each gate, as HardTree takes it."""
-    gates, below, leaves = [], [], []
+    gates: list = []
+    below: list[list[int]] = []
+    leaves: list = []
 
     def number(part) -> int:
         if not isinstance(part, tuple):

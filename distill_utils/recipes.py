@@ -4,6 +4,7 @@ A recipe is data. Two equal recipes on equal data are one artifact, trained once
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ def distillation(model, batch, *, temperature=4.0, alpha=1.0):
     return total, {"soft": soft}
 
 
-METHODS = {"hard_labels": hard_labels, "distillation": distillation}
+METHODS: dict[str, Callable] = {"hard_labels": hard_labels, "distillation": distillation}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Recipe:
     def __post_init__(self):
         if self.method not in METHODS:
             raise ValueError(f"unknown method {self.method!r}: one of {', '.join(METHODS)}")
+        if self.cut and self.teacher is None:
+            raise ValueError("a student that is cut out of its teacher needs one: give teacher")
 
 
 class Trained(NamedTuple):
@@ -138,6 +141,7 @@ def untrained(recipe: Recipe, *, quiet: bool = False) -> nn.Module:
     """The network of a recipe before its first step: drawn from its seed, or cut out of its teacher."""
     image_data = dataset(recipe.dataset, recipe.data_seed)
     if recipe.cut:
+        assert recipe.teacher is not None  # or the recipe had been refused
         teacher = load_or_train(recipe.teacher, quiet=quiet).model
         model = models.cut_student(teacher, **recipe.options)
         training.reestimate_batch_norm(model, image_data.train.images)

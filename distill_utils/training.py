@@ -168,7 +168,8 @@ class _Run:
         self.model, self.optimizer, self.path, self.device = model, optimizer, path, device
         shapes = {name: list(values.shape) for name, values in model.state_dict().items()}
         self.key = key | {"weights": store.digest(shapes)}
-        self.history, self.sums, self.count = {"step": []}, {}, 0
+        self.history: dict[str, list] = {"step": []}
+        self.sums, self.count = {}, 0
 
     def add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -227,7 +228,7 @@ class _Run:
             differing = store.differing(self.key, record.get("key"))
             raise store.DamagedFile(f"{self.path} is the checkpoint of another run ({differing}): move it away")
         self.model.load_state_dict(_below(tensors, "model."))
-        state = {}
+        state: dict[int, dict] = {}
         for name, value in _below(tensors, "optimizer.").items():
             i, name = name.split(".")
             state.setdefault(int(i), {})[name] = value

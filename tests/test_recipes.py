@@ -139,3 +139,8 @@ def test_several_processes_train_the_same_models_as_one(monkeypatch, tmp_path):
 def test_an_unknown_method_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown method 'hints': one of hard_labels, distillation"):
         Recipe(dataset="digits", method="hints")
+
+
+def test_a_cut_student_without_a_teacher_is_refused():
+    with pytest.raises(ValueError, match="cut out of its teacher needs one"):
+        Recipe(dataset="digits", cut=True)
