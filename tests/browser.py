@@ -52,14 +52,25 @@ def jupyterlab(folder: Path, *options: str) -> Iterator[dict]:
     """
     own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
            "DISTILL_BUILD": "build"}  # fmt: skip
-    command = [sys.executable, "-m", "jupyter", "lab", str(folder / "notebooks"), "--no-browser", "--port=0", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        str(folder / "notebooks"),
+        "--no-browser",
+        "--port=0",
+        *options,
+    ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container: Jupyter wants to be told that this is meant
         command.append("--allow-root")
     log = folder / "jupyter.log"
     with log.open("wb") as words:
         # A session of its own: Ctrl-C reaches this program alone, which then stops the server in order.
-        server = subprocess.Popen(command, env=os.environ | {name: str(folder / own[name]) for name in own},
-                                  stdin=subprocess.DEVNULL, stdout=words, stderr=words, start_new_session=True)  # fmt: skip
+        environment = os.environ | {name: str(folder / own[name]) for name in own}
+        server = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=words, stderr=words, start_new_session=True
+        )
     try:
         yield _address(server, folder / "runtime", log)
     finally:
