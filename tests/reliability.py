@@ -26,8 +26,7 @@ TABLES = {
                    "right ones, and right ones of which one was spoiled (`make properties`). An answer is right, or "
                    "an error that the docstring names, in one sentence; anything else counts as a failure."),
     "browser": ("Controls moved in a browser", "JupyterLab was started, Chromium ran every cell of a lesson and "
-                "moved every control of its explorers (`make browser-test`); no cell failed, and the figure was "
-                "another one."),
+                "moved every control of its explorers (`make browser-test`). No cell failed."),
     "machines": ("Strangers' machines", "A clone of its own, with an environment of its own, set up as the weekly "
                  "workflow does it: doctor, the unit tests and two notebooks (`make strangers`)."),
     "flakes": ("The suite again and again", "Other hash seeds, unit tests shuffled, one and two threads in turn "

@@ -1,4 +1,4 @@
-"""What browser.py can be asked without a browser: that it skips politely, and that its server guards and ends."""
+"""What browser.py can be asked without a browser: when it passes over, and that its server guards and ends."""
 
 import os
 import urllib.error
