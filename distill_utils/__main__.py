@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from distill_utils import arguments, settings
+from distill_utils import settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,6 +63,8 @@ def _kind(what: str, read, *bounds, **options):
     """What argparse makes an argument of, and calls it where the argument is none: a number between these bounds."""
 
     def made(text: str):
+        from distill_utils import arguments  # not above: doctor has to speak where torch is missing
+
         value = read(text)
         arguments.number(what, value, *bounds, **options)
         return value
@@ -87,7 +89,7 @@ _path.__name__ = "path"
 
 
 def _train(chosen: argparse.Namespace) -> Path:
-    from distill_utils import data, models, recipes, scale
+    from distill_utils import arguments, data, models, recipes, scale
 
     # Before the folder is claimed and a teacher is trained for minutes.
     data.check_name(chosen.dataset)

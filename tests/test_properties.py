@@ -40,8 +40,8 @@ from distill_utils.training import Batch
 MODULES = (losses, features, evaluation, stats, localisation, explanation_metrics, store, teacher_cache, data, glyphs,
            counter, augment, soft_tree, readable)  # fmt: skip
 
-# Left out: what functions return, which nobody else makes.
-WITHOUT = {"readable.Decision", "readable.Step", "stats.Interval"}
+# Left out: what functions return, which nobody else makes; a lock, and the words of the system.
+WITHOUT = {"readable.Decision", "readable.Step", "stats.Interval", "store.locked", "store.plainly"}
 
 # What may refuse even arguments of the right form, as its docstring says.
 MAY_REFUSE = {"data.load", "explanation_metrics.abpc", "explanation_metrics.infidelity",
