@@ -41,7 +41,8 @@ def tensors(**given: tuple[Tensor, str]) -> None:
             known = [f"{word} = {sizes[word][0]} as in {sizes[word][1]}" for word in words
                      if word in sizes and sizes[word][1] != name]  # fmt: skip
             raise ValueError(
-                f"{name} must be {'an' if kind[0] in 'iu' else 'a'} {kind} tensor {'×'.join(words)}{'×…' * more}{' with ' * bool(known)}"
+                f"{name} must be {'an' if kind[0] in 'iu' else 'a'} {kind} tensor "
+                f"{'×'.join(words)}{'×…' * more}{' with ' * bool(known)}"
                 f"{', '.join(known)}, found {_shown(value)}"
             )
         if finite and not bool(value.isfinite().all()):
