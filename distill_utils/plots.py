@@ -82,8 +82,9 @@ def show_table(rows: list[dict]) -> None:
 
 
 def without_markup(text: str) -> str:
-    """Markdown that holds no HTML, no picture and no link but a bare address: for words that come from data."""
-    return text.replace("<", "&lt;").replace("](", "]&#40;")
+    """Markdown that holds no HTML, no picture, no link but a bare address, and no __name__ as bold: for words that come
+    from data."""
+    return text.replace("<", "&lt;").replace("](", "]&#40;").replace("__", "\\_\\_")
 
 
 def _text(value) -> str:

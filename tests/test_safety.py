@@ -328,6 +328,7 @@ def test_a_page_shows_what_a_cell_says_in_markdown_without_its_html(words):
 def test_plain_words_of_a_table_stay_as_they_are():
     for words in ("T & alpha", "95 % [+1.2, +3.4]", "θ₁ → θ₃", "a_b*c", "x > 0"):
         assert plots.without_markup(words) == words
+    assert "<strong>" not in page_of(plots.show_table, [{"mend": "in __init__ of the model"}])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
