@@ -82,8 +82,8 @@ def show_table(rows: list[dict]) -> None:
 
 
 def without_markup(text: str) -> str:
-    """Markdown that holds no HTML, no picture, no link but a bare address, and no __name__ as bold: for words that come
-    from data."""
+    """Markdown without HTML, pictures and links but for a bare address, where __name__ is not bold: for words that
+    come from data."""
     return text.replace("<", "&lt;").replace("](", "]&#40;").replace("__", "\\_\\_")
 
 
