@@ -29,8 +29,8 @@ class HardTree(nn.Module):
 
     def __init__(self, weights: Tensor, biases: Tensor, below: Tensor, leaves: Tensor, nodes: Tensor):
         super().__init__()
-        gates = len(weights)
         shapes = [tuple(value.shape) for value in (weights, biases, below, leaves, nodes)]
+        gates = shapes[0][0] if shapes[0] else -1
         if shapes[1:] != [(gates,), (gates, 2), (gates + 1, *shapes[3][1:]), (gates,)] or len(shapes[0]) != 2 or (
             len(shapes[3]) != 2 or 0 in (shapes[0][1], shapes[3][1])
         ):  # fmt: skip

@@ -190,7 +190,7 @@ def grow(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=bigot_loss, bal
                       targets=(targets, f"float32+ N×{tree.num_classes}"))  # fmt: skip
     weights = {"balance": balance, "sparsity": sparsity, "smoothness": smoothness}
     for name, value in {"final_inverse_temperature": final_inverse_temperature, **weights}.items():
-        arguments.number(name, value, 0)
+        arguments.number(name, value, 0, 1e6)
     arguments.number("the share of training that lies behind", batch.done, 0, 1)
     tree.inverse_temperature.fill_(1 + (final_inverse_temperature - 1) * max(0.0, 2 * batch.done - 1))
     log_paths = tree.log_paths(batch.images)

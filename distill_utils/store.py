@@ -62,12 +62,14 @@ def plainly(path: Path) -> Iterator[None]:
         yield
     except (OSError, safetensors.SafetensorError) as error:
         within = re.search(r"\(os error (\d+)\)", str(error))  # how safetensors tells it
-        number = int(within[1]) if within else getattr(error, "errno", None)
+        number = int(within[1]) if within else getattr(error, "errno", None) or 0
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(errno.ENOSPC, f"no room on the disk for {path}: free some space and run again") from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
             mend = "make its folder writable, or choose others with DISTILL_RUNS and DISTILL_BUILD"
             raise OSError(number, f"cannot write {path} ({os.strerror(number)}): {mend}") from error
+        if within:
+            raise OSError(number, f"cannot write {path} ({os.strerror(number)})") from error
         raise
 
 

@@ -267,5 +267,6 @@ def finite(value) -> bool:
 def moderate(value, most: float = 1e15) -> bool:
     """Finite, and so far from what its kind of number holds that no sum or square overflows."""
     return all(
-        bool((tensor.abs() <= (10 if tensor.dtype == torch.float16 else most)).all()) for tensor in tensors_of(value)
+        tensor.dtype == torch.bool or bool((tensor.abs() <= (10 if tensor.dtype == torch.float16 else most)).all())
+        for tensor in tensors_of(value)
     )
