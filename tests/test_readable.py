@@ -200,3 +200,9 @@ def test_a_surrogate_that_sees_what_the_model_uses_follows_it_at_the_depth_that_
     followed = readable.surrogate_fidelity(features[:1000], answers[:1000], (features[1000:], answers[1000:]), (1, 2))
     assert followed[1] < 0.9
     assert followed[2] > 0.98
+
+
+def test_weights_without_a_dimension_are_refused():
+    none = torch.tensor(1.0)
+    with pytest.raises(ValueError, match=r"G×in_features weights"):
+        readable.HardTree(none, none, none, none, none)

@@ -345,3 +345,8 @@ def test_what_the_code_computes_changes_its_version(version, old, new):
 
 def test_every_named_module_counts(version):
     assert len({version(CODE), version(CODE, "losses"), version(CODE, "losses", "models")}) == 3
+
+
+def test_a_name_that_is_too_long_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(OSError, match="cannot write .*too long"):
+        store.save(tmp_path / ("é" * 200), {"a": torch.zeros(1)}, {})
