@@ -167,7 +167,7 @@ def _title() -> str:
              "| :-- | :-- | :-- | --: | :-- | --: |"]  # fmt: skip
     for study, dataset, begins in _TITLE:
         path = settings.results_folder() / f"{study}-{dataset}.json"
-        for row in store.read_json(path)["verdicts"] if path.exists() else []:
+        for row in store.read_json(path, mend=studies.MEND)["verdicts"] if path.exists() else []:
             if row["claim"].startswith(begins):
                 metric = _MEASURED.get(row["metric"], row["metric"])
                 claim, end = row["claim"].removeprefix("primary: "), f"{row['verdict']} | {row['n']} |"
