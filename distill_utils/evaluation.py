@@ -59,7 +59,11 @@ def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
 
 def reliability(outputs: Tensor, labels: Tensor, *, bins: int = 15) -> dict[str, Tensor]:
     """The reliability diagram of logits N×C: per non-empty bin of confidence the mean "confidence", the "accuracy"
-    there and the "share" of all images, each a tensor with one entry a bin."""
+    there and the "share" of all images, each a tensor with one entry a bin.
+
+    A bin holds its upper edge, as in Guo et al. (2017). torchmetrics, whose ECE `score` gives, has the lower edge in
+    it and puts confidences of exactly 1 apart: images on an edge are all that the two can differ by.
+    """
     _check(outputs, labels)
     arguments.number("bins", bins, 1, whole=True)
     confidence, predicted = outputs.softmax(1).max(1)

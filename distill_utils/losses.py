@@ -142,8 +142,9 @@ def dist_loss(
     """DIST (Huang et al. 2022): T² · [inter · (1 - mean row correlation) + intra · (1 - mean column correlation)].
 
     Pearson correlations of the softened probabilities, over the classes of an image (inter) and over the images of a
-    class (intra): relations are matched, not values. The column part depends on which images share a batch; of one
-    image alone, which correlates with nothing, it is the constant T² · intra.
+    class (intra): relations are matched, not values. The column part depends on which images share a batch. What does
+    not vary correlates with nothing and counts as 0, equal logits or not: every column of one image alone (its part
+    is the constant T² · intra), or of a class that softmax gives exactly 0 in every image.
     """
     arguments.number("inter", inter, 0)
     arguments.number("intra", intra, 0)

@@ -138,6 +138,12 @@ def test_dist_has_its_golden_values(tau, inter, intra):
     close(dist_loss(Z_S, Z_T, tau, inter=2, intra=3) / tau**2, 2 * inter + 3 * intra)
 
 
+def test_in_dist_a_class_that_does_not_vary_correlates_with_nothing_not_even_itself():
+    logits = torch.cat([Z_T, torch.full((len(Z_T), 1), -1e4)], 1)  # softmax gives this class exactly 0
+    close(dist_loss(logits, logits, 2, inter=0), 2**2 / logits.shape[1])
+    close(dist_loss(logits, logits, 2, intra=0), 0)
+
+
 def test_primary_classes_are_the_fewest_that_hold_the_mass():
     teacher = torch.tensor([[0.1, 0.5, 0.4], [0.25, 0.25, 0.5]], dtype=torch.float64).log()
     assert primary_groups(teacher, 1.0, 0.45).tolist() == [[1, 0, 1], [1, 1, 0]]

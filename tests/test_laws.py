@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from generated import Draw
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_properties import (
     JSON,
@@ -131,6 +131,9 @@ def test_of_equal_logits_nothing_is_left_to_learn_from_the_teacher(loss, source)
     found["teacher_logits"] = found["teacher_logits"].requires_grad_()
     if "alpha" in found:
         found["alpha"] = 1.0
+    if loss is losses.dist_loss:  # what does not vary correlates with nothing, as its docstring says
+        p = torch.softmax(found["teacher_logits"].detach() / found["temperature"], 1)
+        assume(min(p.std(0).min(), p.std(1).min()) > 1e-6)
     value = loss(**found)
     value.backward()
     assert float(value.detach()) == pytest.approx(0, abs=1e-9 * found["temperature"] ** 2)
@@ -185,7 +188,9 @@ def test_measures_of_a_classifier_fit_each_other(source):
     diagram = evaluation.reliability(outputs, labels)
     assert float((diagram["share"] * diagram["accuracy"]).sum()) == pytest.approx(scores["accuracy"], abs=1e-6)
     gap = float((diagram["share"] * (diagram["accuracy"] - diagram["confidence"]).abs()).sum())
-    assert scores["ece"] == pytest.approx(gap, abs=1e-4)
+    places = 15 * outputs.softmax(1).max(1).values
+    on_edge = float(((places - places.round()).abs() < 1e-4).float().mean())  # may lie in either of two bins
+    assert scores["ece"] == pytest.approx(gap, abs=1e-5 + 2 * on_edge)
     assert evaluation.compare(outputs, outputs) == pytest.approx({"agreement": 1.0, "kl": 0.0}, abs=1e-5)
 
 
