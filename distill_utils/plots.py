@@ -91,7 +91,8 @@ def _text(value) -> str:
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, float | np.floating):
-        return f"{value:.4g}" if abs(float(value)) < 1000 else f"{value:,.0f}"
+        value = float(value) + 0.0  # -0.0, which a rounded effect may be, is 0
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 

@@ -66,6 +66,11 @@ def test_a_bar_in_a_columns_name_does_not_begin_another_column(displayed):
     assert table["text/markdown"].splitlines() == [r"| largest \|scale\| |", "| ---: |", "| 2 |"]
 
 
+def test_an_effect_that_rounds_to_nothing_has_no_sign(displayed):
+    ((table, _),), _ = displayed(plots.show_table, [{"effect": round(-0.04, 1)}])
+    assert table["text/plain"].split() == ["effect", "0"]
+
+
 def test_the_same_figure_gives_the_same_bytes(displayed):
     first, second = (displayed(plots.show, curve(), "A curve.")[0][0][0]["image/png"] for _ in range(2))
     assert first == second
