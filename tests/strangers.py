@@ -54,18 +54,19 @@ def interpreter(version: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-def row_of(machine: dict, installed: str, versions: dict | None = None, **found) -> dict:
+def row_of(machine: dict, commit: str, installed: str, versions: dict | None = None, **found) -> dict:
     """A row of the table; what was not found out is a dash."""
     versions = {"Python": machine["python"]} | dict.fromkeys(SHOWN, UNTRIED) | (versions or {})
     found = dict.fromkeys(("doctor", "passed", "failed", "skipped"), UNTRIED) | found
-    return {"machine": machine["name"], "commit": flakes.commit().rstrip("+")} | versions | found | {"how": installed}
+    return {"machine": machine["name"], "commit": commit} | versions | found | {"how": installed}
 
 
 def attempt(machine: dict, told: Path) -> dict:
     """Try a machine; its row. What was printed goes to the file `told`."""
-    python = interpreter(machine["python"])
+    commit, python = flakes.commit().rstrip("+"), interpreter(machine["python"])
     if not python:
-        return row_of(machine, f"not tried: no Python {machine['python']} here; the workflow tries it every week")
+        how = f"not tried: no Python {machine['python']} here; the workflow tries it every week"
+        return row_of(machine, commit, how)
     with tempfile.TemporaryDirectory() as folder:
         checkout = Path(folder) / "checkout"
         environment = {name: value for name, value in os.environ.items()
@@ -81,15 +82,16 @@ def attempt(machine: dict, told: Path) -> dict:
 
         own = str(checkout / ".venv" / "bin" / "python")
         said(["git", "clone", "--quiet", str(ROOT), str(checkout)]).check_returncode()
+        said(["git", "-C", str(checkout), "checkout", "--quiet", commit]).check_returncode()  # while ROOT's goes on
         said([*UV, "venv", "--quiet", "--python", python, str(checkout / ".venv")]).check_returncode()
         line = install_line(machine)
         here = line.replace(".venv/bin/python -m uv", f'"{sys.executable}" -m uv')
         if said(["bash", "-c", here], cwd=checkout).returncode:
-            return row_of(machine, f"not installed: {line}", doctor=False)
+            return row_of(machine, commit, f"not installed: {line}", doctor=False)
         versions = json.loads(said([own, "-c", VERSIONS % (SHOWN,)], cwd=folder).stdout)
         well = said([own, "-m", "distill_utils", "doctor"], cwd=checkout).returncode == 0
         tests = said([own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", *NOTEBOOKS], cwd=checkout)
-        return row_of(machine, line, versions, doctor=well, **flakes.outcome(tests.stdout))
+        return row_of(machine, commit, line, versions, doctor=well, **flakes.outcome(tests.stdout))
 
 
 def conda() -> dict:
@@ -106,9 +108,8 @@ def conda() -> dict:
     systems = JOBS["conda"]["strategy"]["matrix"]["os"].rpartition("'[")[2].partition("]")[0].replace('"', "")
     how = "solved with pip's packages" if not solved.returncode else "not solved with pip's packages"
     how += f", nothing installed; the workflow installs conda's every week on {systems}"
-    return row_of(
-        {"name": "environment.yml", "python": version}, how, {name: pins.get(name, UNTRIED) for name in SHOWN}
-    )
+    found = {name: pins.get(name, UNTRIED) for name in SHOWN}
+    return row_of({"name": "environment.yml", "python": version}, flakes.commit().rstrip("+"), how, found)
 
 
 def main(words: list[str]) -> int:

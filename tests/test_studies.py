@@ -235,6 +235,12 @@ def test_a_changed_results_file_is_refused(name, tmp_path):
         studies.read(tmp_path / "results.json")
 
 
+@pytest.mark.parametrize(("step", "refused"), [(1e-10, False), (1e-8, True)])
+def test_an_interval_that_ends_next_to_nothing_is_compared_by_its_size(step, refused):
+    row = {"metric": "m", "mean": -0.03, "low": -0.06, "high": 7e-12, "n": 11}
+    assert studies._alike(row, {**row, "high": row["high"] + step * 0.06}) is not refused
+
+
 def test_an_unknown_study_lists_the_known_ones(tiny):
     process = tiny("tinny", "--seeds", "2")
     _, err = process.communicate()
