@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -151,7 +152,7 @@ def _plain(text: str, copy: Copy) -> str:
         text = text.replace(str(path), path.name if path in (copy.runs, copy.build) else "…")
     text = re.sub(r"-[0-9a-f]{16}", "-…", text).replace("…/", "")
     text = re.sub(r"\[Errno \d+\] ", "", text)
-    return text if len(text) <= 220 else f"{text[:219]}…"
+    return textwrap.shorten(text, 220, placeholder=" …")
 
 
 def one(done: Done) -> bool:
