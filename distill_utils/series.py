@@ -54,6 +54,7 @@ def _execute(path: Path):
     notebook = nbformat.read(path, as_version=4)
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     client = nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3",
+                                     extra_arguments=["--log-level=ERROR"],  # no warning inside the progress bar
                                      resources={"metadata": {"path": str(path.parent)}})  # fmt: skip
     start, failure = time.perf_counter(), ""
     with progress.bar(cells, path.stem, unit="cell") as bar, _PeakMemory() as memory:
