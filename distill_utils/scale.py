@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # noqa: F401  before a group is there, see joined
 from torch.distributed.rendezvous import rendezvous
 
 from distill_utils import recipes, settings, store, training
@@ -100,7 +101,12 @@ def _claim(out: Path, record: dict) -> None:
 
 @contextlib.contextmanager
 def joined(device: str, processes: int) -> Iterator[torch.device]:
-    """Where this process trains; under torchrun, joined with the others until the block ends."""
+    """Where this process trains; under torchrun, joined with the others until the block ends.
+
+    What is joined has to come apart: where the group outlives the block, gloo's threads meet the end of Python and
+    now and then abort a process that had done its work. torch.distributed.nn takes the group of the moment as a
+    default when it is imported, and keeps it; DistributedDataParallel imports it. So it is imported before.
+    """
     place = torch.device(device, int(os.environ.get("LOCAL_RANK", 0))) if device == "cuda" else torch.device(device)
     if processes == 1:
         yield place
