@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # noqa: F401  before a group is there, see joined
+import torch.distributed.nn  # before a group is there, see joined
 from torch.distributed.rendezvous import rendezvous
 
 from distill_utils import recipes, settings, store, training
