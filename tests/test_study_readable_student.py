@@ -66,6 +66,7 @@ def quick(monkeypatch):
     monkeypatch.setitem(study._SETTINGS, "digits", few)
 
 
+@pytest.mark.filterwarnings("ignore:a tree of depth 3")  # too shallow on purpose: the study asks what depth costs
 def test_a_run_measures_every_kind_of_arm(quick):
     distilled = {"tree": "soft", "depth": 3, "target": "distilled"}
     rows = {
