@@ -11,6 +11,7 @@ import nbclient
 import nbformat
 import psutil
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 from distill_utils import checks, data, plots, progress, settings, store
 
@@ -76,7 +77,8 @@ def _execute(path: Path):
 
 
 def tidy(notebook) -> None:
-    """Drop from an executed notebook what cannot be read without its kernel: progress bars, widget states, times."""
+    """Drop from an executed notebook what cannot be read without its kernel: progress bars, widget states, times.
+    What a cell printed in pieces becomes one: where the pieces end is the kernel's timing."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -91,6 +93,7 @@ def tidy(notebook) -> None:
                 output.data = {"text/plain": data["text/plain"]}
             kept.append(output)
         cell.outputs = kept
+    CoalesceStreamsPreprocessor().preprocess(notebook, {})
 
 
 def page(notebook, title: str) -> str:

@@ -88,6 +88,15 @@ def test_a_kernel_that_dies_is_told_in_one_sentence(one_notebook, capsys):
     assert (settings.build_folder() / "html" / "00_only.html").exists()
 
 
+def test_what_a_cell_prints_in_pieces_is_kept_as_one_without_its_bars(one_notebook):
+    flush = "flush=True)"
+    bar = f"print('50 %\\r', file=sys.stderr, {flush}"
+    one_notebook(f"import sys\nprint('a', {flush}\n{bar}\nprint('b', {flush}\n{bar}\nprint('c')")
+    assert __main__.main(["run"]) == 0
+    (cell,) = nbformat.read(settings.build_folder() / "notebooks" / "00_only.ipynb", as_version=4).cells
+    assert cell.outputs == [{"name": "stdout", "output_type": "stream", "text": "a\nb\nc\n"}]
+
+
 def test_a_damaged_file_of_timings_is_named(one_notebook, capsys):
     one_notebook("print(1)")
     settings.build_folder().mkdir()

@@ -119,6 +119,8 @@ def test_every_python_up_to_the_newest_is_a_machine():
 def test_the_rows_that_are_committed_failed_nowhere(request):
     assert request.node.nodeid == flakes.READS_THE_TABLE  # by this name it is left out of the runs
     tables = store.read_json(settings.ROOT / "results" / "reliability.json")
-    assert not [
-        row for table in ("machines", "flakes") for row in tables.get(table, []) if row["failed"] not in (0, "–")
-    ]
+    assert not [row for table in ("machines", "flakes") for row in tables[table] if row["failed"] not in (0, "–")]
+    whole = [row for row in tables["flakes"] if row["what"] == "whole"]
+    assert {row["run"] for row in whole} >= set(range(1, 11))
+    assert {row["threads"] for row in whole} == {1, 2}
+    assert {row["machine"] for row in tables["machines"]} >= {machine["name"] for machine in strangers.machines()}
