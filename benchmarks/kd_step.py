@@ -43,9 +43,9 @@ from torchvision import transforms
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "build" / "peers")]
 
-from distill_utils import augment, data, losses, models, teacher_cache, training  # noqa: E402
+from distill_utils import augment, data, losses, models, recipes, training  # noqa: E402
 from distill_utils.data import ImageSet  # noqa: E402
-from distill_utils.progress import bar  # noqa: E402
+from distill_utils.training import bar  # noqa: E402
 from distill_utils.training import Schedule  # noqa: E402
 
 BATCH, TEMPERATURE, ALPHA, LR = 128, 4.0, 0.9, 1e-3
@@ -231,8 +231,8 @@ def systems(teacher, student, images: ImageSet) -> dict:
     def pair():
         return copy.deepcopy(student), copy.deepcopy(teacher)
 
-    recorded = teacher_cache.record(teacher, images.images, quiet=True)
-    views = teacher_cache.record(teacher, images.images, views=4, augmentation=augment.GLYPHS, quiet=True)
+    recorded = recipes.record(teacher, images.images, quiet=True)
+    views = recipes.record(teacher, images.images, views=4, augmentation=augment.GLYPHS, quiet=True)
     plain, plain_teacher = (network.to(memory_format=torch.contiguous_format) for network in pair())
     made = {
         "student_alone_plain": PlainLoop(copy.deepcopy(plain), images),
@@ -276,7 +276,7 @@ def measure(rounds: int, steps: int) -> dict:
                 seconds = time.process_time() - start
                 if round_ > 0:  # the first one compiles and fills caches
                     speed[name].append(steps * BATCH / seconds)
-                progress.update()
+                training.update()
     return {"first_batch_loss": first, "speed": speed}
 
 

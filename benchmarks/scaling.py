@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from distill_utils import augment, losses, models, settings, training  # noqa: E402
 from distill_utils.data import ImageSet  # noqa: E402
-from distill_utils.progress import bar  # noqa: E402
+from distill_utils.training import bar  # noqa: E402
 from distill_utils.training import Schedule  # noqa: E402
 
 BATCH, STEPS, ROUNDS = 128, 40, 3
@@ -121,13 +121,13 @@ def process_costs(counts=(1, 2)) -> list[dict]:
 
 def worker_step() -> None:
     """What each process of process_costs runs; the first prints its median."""
-    from distill_utils import scale
+    from distill_utils.commands import train
 
     torch.set_num_threads(1)
     processes = int(os.environ["WORLD_SIZE"])
     data, taken = images(3000), []
     student = models.build("student", 36, width=24)
-    with scale.joined("cpu", processes):
+    with train.joined("cpu", processes):
         for _ in range(4):
             start = time.perf_counter()
             training.fit(student, data, hard, Schedule(steps=STEPS, batch_size=2 * BATCH), quiet=True)
@@ -183,9 +183,9 @@ def main() -> int:
     with bar(len(parts) + 1, "measuring", unit="part") as progress:
         for part in parts:
             rows += part()
-            progress.update()
+            training.update()
         held = memory()
-        progress.update()
+        training.update()
     print(f"{'grows':12}{'x':>8}  {'kind':12}{'µs an image':>14}{'model':>10}{'ratio':>8}")
     for row in rows:
         ratio = row["measured"] / row["model"]

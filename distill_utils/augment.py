@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_utils import arguments, counter
+from distill_utils import _validate, stateless_random
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Augmentation:
 
     def __post_init__(self):
         for name, most in {"rotation": 2 * math.pi, "shift": 1e4, "contrast": 1e4}.items():
-            arguments.number(name, getattr(self, name), 0, most)
+            _validate.number(name, getattr(self, name), 0, most)
 
 
 def augment(images: Tensor, index: Tensor, view: int, augmentation: Augmentation, *, seed: int = 0) -> Tensor:
@@ -39,8 +39,8 @@ def augment(images: Tensor, index: Tensor, view: int, augmentation: Augmentation
     same shape and range. Pixels that move in from outside repeat the edge. A pixel that is not
     finite spoils its neighbours.
     """
-    arguments.tensors(images=(images, "float32 N×channels×H×W"), index=(index, "int64 N"))
-    u = counter.uniform(seed, f"view {view}", index, 6).to(images).T * 2 - 1  # 6×N in [-1, 1)
+    _validate.tensors(images=(images, "float32 N×channels×H×W"), index=(index, "int64 N"))
+    u = stateless_random.uniform(seed, f"view {view}", index, 6).to(images).T * 2 - 1  # 6×N in [-1, 1)
     angle, height, width = u[0] * augmentation.rotation, images.shape[2], images.shape[3]
     mirror = torch.where(u[5] < 0, -1.0, 1.0) if augmentation.flip else torch.ones_like(u[5])
     cos, sin, shift = angle.cos(), angle.sin(), 2 * augmentation.shift * u[1:3]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from distill_utils import progress
+from distill_utils import training
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -81,21 +81,17 @@ def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int]
     pixels = 0.5 + 0.1 * torch.randn(len(labels), *image_shape, generator=random)
     pixels.requires_grad_()
     optimizer = torch.optim.Adam([pixels], lr=lr)
-    was_training, teacher = teacher.training, teacher.eval()
-    try:
-        with progress.bar(steps, "dreaming images", quiet=quiet) as bar:
-            for step in range(steps):
-                places = torch.randint(-shift, shift + 1, (2,), generator=random).tolist()
-                logits, distance = statistics_loss(teacher, pixels.roll(places, (2, 3)))
-                loss = F.cross_entropy(logits, labels) + statistics * distance + variation * _variation(pixels)
-                (pixels.grad,) = torch.autograd.grad(loss, pixels)  # the teacher's weights get none
-                optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-                optimizer.step()
-                with torch.no_grad():
-                    pixels.clamp_(0, 1)
-                bar.update()
-    finally:
-        teacher.train(was_training)
+    with training.eval_mode(teacher), training.progress_bar(steps, "dreaming images", quiet=quiet) as bar:
+        for step in range(steps):
+            places = torch.randint(-shift, shift + 1, (2,), generator=random).tolist()
+            logits, distance = statistics_loss(teacher, pixels.roll(places, (2, 3)))
+            loss = F.cross_entropy(logits, labels) + statistics * distance + variation * _variation(pixels)
+            (pixels.grad,) = torch.autograd.grad(loss, pixels)  # the teacher's weights get no gradient
+            optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.step()
+            with torch.no_grad():
+                pixels.clamp_(0, 1)
+            bar.update()
     return pixels.detach()
 
 

@@ -7,7 +7,7 @@ where distillation pays. The transfer set holds images that a student may see bu
 import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_utils import arguments, augment, counter, glyphs, settings, store
+from distill_utils import _store, _validate, augment, glyphs, settings, stateless_random
 
 UNLABELLED = -1
 _SIZES = {"train": 3000, "transfer": 9000, "validation": 2000, "test": 10000}  # of glyphs
@@ -42,7 +42,7 @@ class ImageSet:
     def __post_init__(self):
         count = getattr(self.labels, "shape", (0,))[:1]
         if count != (0,):
-            arguments.tensors(images=(self.images, "float N×channels×H×W"), labels=(self.labels, "int64 N"))
+            _validate.tensors(images=(self.images, "float N×channels×H×W"), labels=(self.labels, "int64 N"))
         parts = [self.images, self.labels, *(self.masks or {}).values(), *(self.factors or {}).values()]
         if any(not isinstance(part, Tensor) or part.shape[:1] != count for part in parts):
             raise ValueError(f"images, labels, masks and factors must be tensors of one length {tuple(count)}")
@@ -109,7 +109,7 @@ def load(name: str, root: str | Path | None = None, seed: int = 0) -> ImageData:
     Raises ValueError for an unknown name, DataError where files are missing, damaged or unreadable.
     """
     root = Path(root) if root is not None else settings.data_folder()
-    arguments.number("seed", seed, -(2**63), 2**63 - 1, whole=True)
+    _validate.number("seed", seed, -(2**63), 2**63 - 1, whole=True)
     if name.startswith("folder:"):
         try:
             return _folder(name, Path(name.removeprefix("folder:")).expanduser(), seed)
@@ -131,21 +131,21 @@ def check_name(name: str) -> None:
 # Glyphs
 
 
-def _glyphs(name: str, root: Path, seed: int, look: glyphs.Look = glyphs.Look()) -> ImageData:
+def _glyphs(name: str, root: Path, seed: int, look: glyphs.Look = glyphs.Look(), sizes: dict = _SIZES) -> ImageData:
     parts = {}
-    for start, (part, size) in enumerate(_SIZES.items()):
+    for start, (part, size) in enumerate(sizes.items()):
         # A million identities lie between the splits: no image can be in two of them.
         factors = glyphs.sample(torch.arange(size) + start * 1_000_000, seed, look)
         labels = torch.full((size,), UNLABELLED) if part == "transfer" else factors["label"]
-        images, masks = _kept(factors)
+        images, masks = _rendered(factors)
         parts[part] = ImageSet(images, labels, masks, factors)
     return ImageData(name, **parts, classes=glyphs.CLASSES, augmentation=augment.GLYPHS, seed=seed)
 
 
-def _kept(factors: dict) -> tuple[Tensor, dict]:
+def _rendered(factors: dict) -> tuple[Tensor, dict]:
     """glyphs.render, kept in the store: drawing thousands of images takes seconds, loading them does not."""
     key = {name: hashlib.sha256(values.numpy()).hexdigest() for name, values in factors.items()}
-    key["code"] = store.code_version("glyphs", "counter")
+    key["code"] = _store.code_version("glyphs", "counter")
     parts = ("object", "distractor", "cue")
 
     def make(partial):
@@ -153,7 +153,7 @@ def _kept(factors: dict) -> tuple[Tensor, dict]:
         planes = sum(masks[part].to(torch.uint8) << bit for bit, part in enumerate(parts))
         return {"images": (images * 255).round().to(torch.uint8), "masks": planes}, {}
 
-    kept, _ = store.load_or_make("glyphs", key, make)
+    kept, _ = _store.load_or_make("images", key, make, prefix="glyphs")
     masks = {part: (kept["masks"] >> bit & 1).bool() for bit, part in enumerate(parts)}
     return kept["images"].float() / 255, masks
 
@@ -274,7 +274,7 @@ def _split(name, images, labels, classes, seed, augmentation, *, every_label=Fal
 
 def _stratified_order(labels: Tensor, seed: int, stream: str) -> Tensor:
     """A random order in which every beginning holds the classes in their proportions."""
-    order = counter.permutation(seed, stream, len(labels))
+    order = stateless_random.permutation(seed, stream, len(labels))
     rank = torch.empty(len(labels), dtype=torch.float64)
     for label in labels.unique():
         members = order[labels[order] == label]
@@ -284,9 +284,17 @@ def _stratified_order(labels: Tensor, seed: int, stream: str) -> Tensor:
 
 _FASHION: dict[str, Any] = {"kind": "FashionMNIST", "augmentation": augment.CLOTHES}
 _MNIST: dict[str, Any] = {"kind": "MNIST", "augmentation": augment.DIGITS}
+# Glyphs whose corner names the class, with a probability (lesson 08).
+BIASED_LOOK = glyphs.Look(cue=0.95, cue_size=6)
+_BIASED_SIZES = _SIZES | {"validation": 1000, "test": 2000}
+_CUES = {"glyphs_clean": 1 / 36, "glyphs_half_biased": 0.5, "glyphs_biased": 0.95, "glyphs_cue_only": 1.0}
 DATASETS: dict[str, Callable] = {
     "glyphs": _glyphs,
     "glyphs_matched": functools.partial(_glyphs, look=glyphs.MATCHED),
+    **{
+        name: functools.partial(_glyphs, look=replace(BIASED_LOOK, cue=cue), sizes=_BIASED_SIZES)
+        for name, cue in _CUES.items()
+    },
     "digits": _digits,
     "fashion_mnist": functools.partial(_torchvision, **_FASHION),
     "fashion_mnist_all": functools.partial(

@@ -1,7 +1,7 @@
 """What a trained classifier is worth: how often it is right, how well it knows it, whom it follows, what it costs.
 
-evaluate asks the model once for its logits and computes every measure from them. Probabilities of a confident
-network say little; calibration is torchmetrics' expected calibration error with 15 bins (Guo et al. 2017).
+evaluate asks the model once for its logits and computes every measure from them. Calibration is
+measured by the expected calibration error with 15 bins (Guo et al. 2017).
 """
 
 import statistics
@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchmetrics.functional.classification import multiclass_calibration_error
 
-from distill_utils import arguments
+from distill_utils import _validate
 from distill_utils.data import ImageSet
-from distill_utils.training import logits
+from distill_utils.training import eval_mode, logits
 
 
 def evaluate(model: nn.Module, image_set: ImageSet, teacher: nn.Module | None = None) -> dict[str, float]:
@@ -37,16 +36,17 @@ def evaluate(model: nn.Module, image_set: ImageSet, teacher: nn.Module | None = 
 def score(outputs: Tensor, labels: Tensor) -> dict[str, float]:
     """accuracy, nll and ece of logits N×C against labels N; raises ValueError for unlabelled images."""
     _check(outputs, labels)
+    bins = reliability(outputs, labels)
     return {
         "accuracy": float((outputs.argmax(1) == labels).float().mean()),
         "nll": float(F.cross_entropy(outputs, labels)),
-        "ece": float(multiclass_calibration_error(outputs.softmax(1), labels, outputs.shape[1], n_bins=15)),
+        "ece": float((bins["share"] * (bins["accuracy"] - bins["confidence"]).abs()).sum()),
     }
 
 
 def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
     """agreement in [0, 1] and kl in nats of a student's logits with its teacher's, both N×C."""
-    arguments.tensors(student_logits=(student_logits, "finite float N×C"),
+    _validate.tensors(student_logits=(student_logits, "finite float N×C"),
                       teacher_logits=(teacher_logits, "finite float N×C"))  # fmt: skip
     kl = F.kl_div(
         student_logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True
@@ -61,11 +61,10 @@ def reliability(outputs: Tensor, labels: Tensor, *, bins: int = 15) -> dict[str,
     """The reliability diagram of logits N×C: per non-empty bin of confidence the mean "confidence", the "accuracy"
     there and the "share" of all images, each a tensor with one entry a bin.
 
-    A bin holds its upper edge, as in Guo et al. (2017). torchmetrics, whose ECE `score` gives, has the lower edge in
-    it and puts confidences of exactly 1 apart: images on an edge are all that the two can differ by.
+    A bin holds its upper edge, as in Guo et al. (2017).
     """
     _check(outputs, labels)
-    arguments.number("bins", bins, 1, whole=True)
+    _validate.number("bins", bins, 1, whole=True)
     confidence, predicted = outputs.softmax(1).max(1)
     right = (predicted == labels).float()
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
@@ -92,17 +91,12 @@ def cost(model: nn.Module, images: Tensor, *, repeats: int = 30) -> dict[str, fl
     torch's own counter: a multiplication and an addition are two), bytes (the weights on disk), and latency_ms_1 and
     latency_ms_256, the median time of a batch of that size in milliseconds on this machine, now.
     """
-    arguments.tensors(images=(images, "finite float N×channels×H×W"))
-    arguments.number("repeats", repeats, 1, whole=True)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            with FlopCounterMode(display=False) as counter:
-                model(images[:1])
-            latency = {f"latency_ms_{size}": _latency(model, images, size, repeats) for size in (1, 256)}
-    finally:
-        model.train(was_training)
+    _validate.tensors(images=(images, "finite float N×channels×H×W"))
+    _validate.number("repeats", repeats, 1, whole=True)
+    with eval_mode(model), torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            model(images[:1])
+        latency = {f"latency_ms_{size}": _latency(model, images, size, repeats) for size in (1, 256)}
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "flops": counter.get_total_flops(),
@@ -130,7 +124,7 @@ def soft_confusions(outputs: Tensor, labels: Tensor, temperature: float) -> Tens
     """The mean softened prediction per true class, C×C with rows of sum 1: what a confident teacher finds alike even
     where it is always right. Raises ValueError where a class has no image."""
     _check(outputs, labels)
-    arguments.temperature(temperature)
+    _validate.temperature(temperature)
     count = torch.bincount(labels, minlength=outputs.shape[1])
     if int(count.min()) == 0:
         raise ValueError(f"class {int(count.argmin())} has no image, so nothing is known of what it looks like")
@@ -145,15 +139,18 @@ def look_alikes(confusions: Tensor, groups: int) -> Tensor:
     classes count, in both directions. Average linkage on the log of the mean of both directions, cut into `groups`.
     Raises ValueError where no class is ever mistaken.
     """
-    arguments.tensors(confusions=(confusions, "finite real C×C"))
-    arguments.number("groups", groups, whole=True)
+    _validate.tensors(confusions=(confusions, "finite real C×C"))
+    _validate.number("groups", groups, whole=True)
     if not 1 <= groups <= len(confusions):
         raise ValueError(f"{len(confusions)} classes make 1 to {len(confusions)} groups, found {groups}")
     both = (confusions.double() + confusions.T).numpy()
-    if both.min() < 0 or both.max() <= 0:
-        raise ValueError("confusions are at least 0, and some are above: nothing is known of what looks alike")
+    if both.min() < 0:
+        raise ValueError("confusions must be at least 0")
     if len(both) == 1:
         return torch.zeros(1, dtype=torch.long)
+    np.fill_diagonal(both, 0)
+    if both.max() == 0:
+        raise ValueError("confusion matrix has no off-diagonal mass: no class is ever mistaken for another")
     distance = -np.log(both + 1e-3 * both[both > 0].min())
     tree = linkage(distance[np.triu_indices(len(both), 1)] - distance.min(), "average")
     found = fcluster(tree, groups, "maxclust")
@@ -165,6 +162,6 @@ def _check(outputs: Tensor, labels: Tensor) -> None:
     """Logits and a class for each: a network that is measured says something, and there is what it should say."""
     if isinstance(labels, Tensor) and (labels.numel() == 0 or (labels.dtype == torch.long and int(labels.min()) < 0)):
         raise ValueError("there is nothing to compare with: the image set is empty or has images without labels")
-    arguments.tensors(outputs=(outputs, "finite float N×C"), labels=(labels, "long N"))
+    _validate.tensors(outputs=(outputs, "finite float N×C"), labels=(labels, "long N"))
     if int(labels.max()) >= outputs.shape[1]:
         raise ValueError(f"label {int(labels.max())} is no class: labels go from 0 to {outputs.shape[1] - 1}")

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_utils import arguments, counter
+from distill_utils import _validate, stateless_random
 
 CLASSES = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 FACES = (
@@ -53,14 +53,14 @@ class Look:
 
     def __post_init__(self):
         for name, most in {"texture_sd": 1, "noise_sd": 1, "shift": SIZE}.items():
-            arguments.number(name, getattr(self, name), 0, most)
+            _validate.number(name, getattr(self, name), 0, most)
         for end in self.contrast:
-            arguments.number("contrast", end, 0, 1)
+            _validate.number("contrast", end, 0, 1)
         for end in self.cap_height:
-            arguments.number("cap_height", end, 1, SIZE)
+            _validate.number("cap_height", end, 1, SIZE)
         if self.cue is not None:
-            arguments.number("cue", self.cue, 0, 1)
-        arguments.number("cue_size", self.cue_size, 1, SIZE - 2, whole=True)
+            _validate.number("cue", self.cue, 0, 1)
+        _validate.number("cue_size", self.cue_size, 1, SIZE - 2, whole=True)
 
 
 # Every factor of an image: what kind of number it is, and from where to where its values make an image.
@@ -87,8 +87,8 @@ def sample(index: Tensor, seed: int = 0, look: Look = Look()) -> dict:
     Returns a dict of tensors of length N (labels, faces, angles in radians, positions in pixels from the centre,
     signed contrasts), which render turns into images.
     """
-    arguments.number("seed", seed, -(2**63), 2**63 - 1, whole=True)
-    u = counter.uniform(seed, "glyphs", index, 24).T.float()  # 24×N
+    _validate.number("seed", seed, -(2**63), 2**63 - 1, whole=True)
+    u = stateless_random.uniform(seed, "glyphs", index, 24).T.float()  # 24×N
 
     def between(k, low, high):
         return low + (high - low) * u[k]
@@ -158,7 +158,7 @@ def _check(factors: dict) -> None:
     missing = [name for name in _FACTORS if name not in factors]
     if missing:
         raise ValueError(f"an image has more factors: {', '.join(missing)}")
-    arguments.tensors(**{name: (factors[name], f"{kind} N") for name, (kind, _, _) in _FACTORS.items()})
+    _validate.tensors(**{name: (factors[name], f"{kind} N") for name, (kind, _, _) in _FACTORS.items()})
     for name, (_, low, high) in _FACTORS.items():
         if not bool(((factors[name] >= low) & (factors[name] <= high)).all()):
             raise ValueError(f"{name} must be from {low} to {high}, found {factors[name].tolist()!r:.200}")
@@ -179,7 +179,8 @@ def _render(factors: dict, rows: Tensor) -> tuple[Tensor, dict]:
     image = 0.5 + column["texture_sd"] * _texture(seed, f["index"])
     image = image + torch.where(in_front, column["distractor_contrast"] * other, column["contrast"] * glyph)
     image = torch.where(cue, patch, image)
-    image = image + column["noise_sd"] * counter.normal(seed, "noise", f["index"], SIZE * SIZE).view_as(image)
+    noise = stateless_random.normal(seed, "noise", f["index"], SIZE * SIZE)
+    image = image + column["noise_sd"] * noise.view_as(image)
     return (image.clamp(0, 1) * 255).round()[:, None] / 255, masks
 
 
@@ -228,7 +229,7 @@ def _masters() -> Tensor:
 
 def _texture(seed: int, index: Tensor) -> Tensor:
     """1/f noise of mean 0 and standard deviation 1 in every image, N×H×W."""
-    white = counter.normal(seed, "texture", index, SIZE * SIZE).view(-1, SIZE, SIZE)
+    white = stateless_random.normal(seed, "texture", index, SIZE * SIZE).view(-1, SIZE, SIZE)
     fy, fx = torch.fft.fftfreq(SIZE)[:, None], torch.fft.rfftfreq(SIZE)[None]
     frequency = (fy**2 + fx**2).sqrt()
     frequency[0, 0] = math.inf  # no mean
@@ -239,7 +240,7 @@ def _texture(seed: int, index: Tensor) -> Tensor:
 def _cue(f: dict) -> tuple[Tensor, Tensor]:
     """Where the corner patch is, bool N×H×W, and its grey levels there, N×H×W."""
     size = int(f["cue_size"][0])
-    bits = counter.uniform(0, "cue", torch.arange(len(CLASSES)), size * size).view(-1, size, size)
+    bits = stateless_random.uniform(0, "cue", torch.arange(len(CLASSES)), size * size).view(-1, size, size)
     pattern = torch.where(bits < 0.5, 0.2, 0.8).float()[f["cue"].clamp(min=0)]  # N×size×size
     where = torch.zeros(len(f["index"]), SIZE, SIZE, dtype=torch.bool)
     patch = torch.zeros(len(f["index"]), SIZE, SIZE)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_utils import arguments
+from distill_utils import _validate
 
 
 def hard_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
@@ -24,7 +24,7 @@ def hard_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: float 
     smoothing: share of each target spread evenly over all classes (Szegedy et al. 2016). Raises ValueError where a
     label is no class, the unlabelled -1 of a transfer set included.
     """
-    arguments.number("smoothing", smoothing, 0, 1)
+    _validate.number("smoothing", smoothing, 0, 1)
     _check_labels(student_logits, labels)
     return F.cross_entropy(student_logits, labels, label_smoothing=smoothing)
 
@@ -75,12 +75,12 @@ def group_kd_loss(
     class, counted from 0 (see partition, target_groups, primary_groups); within: a number, or one per group. A group
     of one class has no within part. Raises ValueError for a class without a group.
     """
-    arguments.number("between", between, 0)
+    _validate.number("between", between, 0)
     if not isinstance(within, Tensor):
-        arguments.number("within", within, 0)
+        _validate.number("within", within, 0)
     outer, inner = group_kd_parts(student_logits, teacher_logits, groups, temperature, decoupled=decoupled)
     if isinstance(within, Tensor):
-        arguments.tensors(within=(within, f"float16+ {len(inner)}"))
+        _validate.tensors(within=(within, f"float16+ {len(inner)}"))
     return between * outer + (within * inner).sum()
 
 
@@ -113,8 +113,8 @@ def dkd_loss(
     teacher is sure of the label. The paper adds cross-entropy and a warm-up of the first twelfth of training; both
     are the caller's.
     """
-    arguments.number("alpha", alpha, 0)
-    arguments.number("beta", beta, 0)
+    _validate.number("alpha", alpha, 0)
+    _validate.number("beta", beta, 0)
     _check_labels(student_logits, labels)
     groups = target_groups(labels, student_logits.shape[1])
     return group_kd_loss(student_logits, teacher_logits, groups, temperature, alpha, beta, decoupled=True)
@@ -128,7 +128,7 @@ def logit_standardised_loss(student_logits: Tensor, teacher_logits: Tensor, temp
     deviation: raises ValueError.
     """
     _softened(student_logits, teacher_logits, temperature)
-    arguments.number("the number of classes", student_logits.shape[1], 2)
+    _validate.number("the number of classes", student_logits.shape[1], 2)
 
     def standardised(z):
         return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)
@@ -146,8 +146,8 @@ def dist_loss(
     not vary correlates with nothing and counts as 0, equal logits or not: every column of one image alone (its part
     is the constant T² · intra), or of a class that softmax gives exactly 0 in every image.
     """
-    arguments.number("inter", inter, 0)
-    arguments.number("intra", intra, 0)
+    _validate.number("inter", inter, 0)
+    _validate.number("intra", intra, 0)
     log_q, log_p = _softened(student_logits, teacher_logits, temperature)
     q, p = log_q.exp(), log_p.exp()
 
@@ -163,7 +163,7 @@ def partition(members: list[list[int]], num_classes: int) -> Tensor:
 
     Raises ValueError, naming the classes, unless every class is in exactly one group.
     """
-    arguments.number("num_classes", num_classes, 1, whole=True)
+    _validate.number("num_classes", num_classes, 1, whole=True)
     count = Counter(i for group in members for i in group)
     for fault, names in {
         "are no classes": [i for i in count if not 0 <= i < num_classes],
@@ -181,8 +181,8 @@ def partition(members: list[list[int]], num_classes: int) -> Tensor:
 
 def target_groups(labels: Tensor, num_classes: int) -> Tensor:
     """Per image the groups {label} = 0 and {all other classes} = 1, N×C."""
-    arguments.tensors(labels=(labels, "int64 N"))
-    arguments.number("num_classes", num_classes, 1, whole=True)
+    _validate.tensors(labels=(labels, "int64 N"))
+    _validate.number("num_classes", num_classes, 1, whole=True)
     _check_classes(labels, num_classes)
     return (torch.arange(num_classes, device=labels.device) != labels[:, None]).long()
 
@@ -190,8 +190,8 @@ def target_groups(labels: Tensor, num_classes: int) -> Tensor:
 def primary_groups(teacher_logits: Tensor, temperature: float, mass: float) -> Tensor:
     """Per image the groups of Grouped KD (Zhao et al. 2023), N×C: 0 for the fewest classes that hold at least
     `mass` of the teacher's softened probability together, 1 for the tail."""
-    arguments.tensors(teacher_logits=(teacher_logits, "float N×C"))
-    arguments.temperature(temperature)
+    _validate.tensors(teacher_logits=(teacher_logits, "float N×C"))
+    _validate.temperature(temperature)
     if not 0 < mass < 1:
         raise ValueError(f"mass is a share of the teacher's probability in (0, 1), found {mass}")
     p, order = (teacher_logits.detach() / temperature).softmax(1).sort(dim=1, descending=True, stable=True)
@@ -202,9 +202,9 @@ def primary_groups(teacher_logits: Tensor, temperature: float, mass: float) -> T
 
 def _softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log q of the student and log p of the teacher at a temperature, N×C each; no gradient to the teacher."""
-    arguments.temperature(temperature)
-    arguments.tensors(student_logits=(student_logits, "float16+ N×C"))
-    arguments.tensors(teacher_logits=(teacher_logits, "float16+ N×C"))
+    _validate.temperature(temperature)
+    _validate.tensors(student_logits=(student_logits, "float16+ N×C"))
+    _validate.tensors(teacher_logits=(teacher_logits, "float16+ N×C"))
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
             "student and teacher logits must have one shape N×C: found "
@@ -225,7 +225,7 @@ def _log_mass(log_p: Tensor, groups: Tensor, count: int) -> Tensor:
 def _checked_groups(groups: Tensor, log_p: Tensor) -> tuple[Tensor, int]:
     """groups as N×C and how many there are."""
     n, c = log_p.shape
-    arguments.tensors(groups=(groups, "int64 " + ("C" if getattr(groups, "ndim", 1) == 1 else "N×C")))
+    _validate.tensors(groups=(groups, "int64 " + ("C" if getattr(groups, "ndim", 1) == 1 else "N×C")))
     if groups.shape not in ((c,), (n, c)):
         raise ValueError(
             f"groups must be a LongTensor of the group of each class, of shape ({c},) or ({n}, {c}): found "
@@ -240,7 +240,7 @@ def _checked_groups(groups: Tensor, log_p: Tensor) -> tuple[Tensor, int]:
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:
-    arguments.tensors(student_logits=(logits, "float16+ N×C"), labels=(labels, "int64 N"))
+    _validate.tensors(student_logits=(logits, "float16+ N×C"), labels=(labels, "int64 N"))
     _check_classes(labels, logits.shape[1])
 
 

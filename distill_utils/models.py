@@ -8,7 +8,7 @@ is followed by BatchNorm, so nothing has to be normalised by hand.
 import torch
 from torch import Tensor, nn
 
-from distill_utils import arguments
+from distill_utils import _validate
 
 
 def _check(images: Tensor, first: nn.Conv2d, least: int = 1) -> None:
@@ -16,7 +16,7 @@ def _check(images: Tensor, first: nn.Conv2d, least: int = 1) -> None:
     if torch.compiler.is_compiling() or isinstance(images, torch.fx.Proxy):  # nothing is known of them
         return
     kind = "float" if torch.is_autocast_enabled() else str(first.weight.dtype).removeprefix("torch.")
-    arguments.tensors(images=(images, f"{kind} N×{first.in_channels}×H×W"))
+    _validate.tensors(images=(images, f"{kind} N×{first.in_channels}×H×W"))
     if min(images.shape[2:]) < least:
         raise ValueError(f"images must have at least {least}×{least} pixels, found {tuple(images.shape[2:])}")
 

@@ -1,6 +1,7 @@
-"""Many runs in several processes of one thread each, which is how small networks train fastest.
+"""Many calls in several processes of one thread each, which is how small networks train fastest.
 
-The processes are started once and kept: starting one means importing torch and reading the images again.
+The processes are started once and kept, since starting one means importing torch and reading the images again.
+joblib would be shorter, but its workers outlive a study that is killed.
 """
 
 import functools
@@ -13,25 +14,29 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import torch
 
-from distill_utils import progress, settings
+from distill_utils import settings
+from distill_utils.training import progress_bar
 
 
 def run_all(
     function: Callable, calls: list[tuple], *, workers: int | None = None, what: str, unit: str, done: int = 0
-):
+) -> list:
     """Call function(*arguments) for every tuple of arguments, under one progress bar.
 
     function: importable from a module of the package; workers: processes (default: one per core); done: how many
-    units were finished before, so that the bar shows the whole. The first exception is raised, what waits is dropped.
+    units were finished before, so that the bar shows the whole. The first exception is raised, waiting calls are
+    dropped. Returns the results in the order of the calls.
     """
-    with progress.bar(done + len(calls), what, unit=unit, initial=done) as bar:
+    with progress_bar(done + len(calls), what, unit=unit, initial=done) as bar:
         if not calls:
-            return
+            return []
         pool = _pool(workers or settings.cores())
         try:
-            for future in as_completed([pool.submit(function, *arguments) for arguments in calls]):
+            futures = [pool.submit(function, *arguments) for arguments in calls]
+            for future in as_completed(futures):
                 future.result()
                 bar.update()
+            return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             _pool.cache_clear()
@@ -41,19 +46,17 @@ def run_all(
 @functools.cache
 def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker)
 
 
-def _begin() -> None:
-    """One thread for work, and one that ends the process with its parent: a worker of a killed study would wait for
-    its next call for ever. An interrupt is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _init_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent) -> None:
+def _exit_with_parent(parent) -> None:
     parent.join()
-    os._exit(1)
+    os._exit(1)  # a worker of a killed study would wait for its next call forever

@@ -1,6 +1,11 @@
 """Recipes: everything that shapes a trained model, written down; and load-or-train, which turns one into a model.
 
 A recipe is data. Two equal recipes on equal data are one artifact, trained once; a changed number is another one.
+What a model is trained to minimise is a *method*, registered by name:
+
+    @recipes.method("distillation")
+    def distillation(model, batch, *, temperature=4.0, alpha=1.0):
+        return loss, {"soft": a part to record}
 """
 
 import functools
@@ -9,38 +14,80 @@ from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from distill_utils import data, losses, models, parallel, settings, store, teacher_cache, training
+from distill_utils import _store, _validate, data, losses, models, settings, training
+from distill_utils._checkpoint import seeded, with_prefix
+from distill_utils.augment import NONE, Augmentation, augment
 from distill_utils.training import Schedule
 
-_CODE = ("counter", "glyphs", "data", "augment", "models", "losses", "training", "recipes")
+
+class Context(NamedTuple):
+    """What a method may use besides the student and the batch."""
+
+    data: data.ImageData
+    train: data.ImageSet  # what the student is trained on
+    teacher: nn.Module | None
+    recorded: list[Tensor] | None  # the teacher's logits on every view of it, see record
+    seed: int
 
 
+class Method(NamedTuple):
+    """A way to train a model, see method."""
+
+    loss: Callable
+    prepare: Callable[..., dict] | None
+    wrap: Callable[[nn.Module, Context], nn.Module] | None
+    version: int
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(name: str, *, prepare: Callable[..., dict] | None = None,
+           wrap: Callable[[nn.Module, Context], nn.Module] | None = None, version: int = 1) -> Callable:  # fmt: skip
+    """Register a loss as a method of training that recipes can name.
+
+    The loss takes (model, batch, **options) and returns the scalar to minimise and a dict of parts to record, as
+    training.fit wants it; options are the recipe's method_options. prepare(context, **options): further keyword
+    arguments of the loss, computed once before training; "recorded" among them replaces the teacher's logits;
+    wrap(student, context): the module to train in place of the student, such as one with a regressor; version: raise
+    it when the method's models change.
+    """
+
+    def register(loss: Callable) -> Callable:
+        METHODS[name] = Method(loss, prepare, wrap, version)
+        return loss
+
+    return register
+
+
+@method("hard_labels")
 def hard_labels(model, batch, *, smoothing=0.0):
-    """Training alone: cross-entropy against the labels."""
+    """Training alone: cross-entropy against the labels (lesson 01)."""
     return losses.hard_label_loss(model(batch.images), batch.labels, smoothing=smoothing), {}
 
 
+@method("distillation")
 def distillation(model, batch, *, temperature=4.0, alpha=1.0):
-    """Distillation with weight alpha on the soft targets at a temperature."""
+    """Distillation with weight alpha on the soft targets at a temperature (lesson 02)."""
     student = model(batch.images)
     soft = losses.soft_target_loss(student, batch.teacher_logits, temperature)
-    total = losses.distillation_loss(student, batch.teacher_logits, batch.labels, temperature, alpha)
-    return total, {"soft": soft}
-
-
-METHODS: dict[str, Callable] = {"hard_labels": hard_labels, "distillation": distillation}
+    if alpha == 1:
+        return soft, {"soft": soft}
+    return (1 - alpha) * losses.hard_label_loss(student, batch.labels) + alpha * soft, {"soft": soft}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How to get a trained model.
 
-    model, options: what models.build is given; method, method_options: a key of METHODS and its keyword arguments;
-    teacher: the recipe of the teacher, where the method has one; transfer: train on the unlabelled transfer set as
-    well; cut: start from weights cut out of the teacher instead of from chance; seed: of the first weights, the
-    batch order and dropout; data_seed: which images are drawn.
+    model, options: what models.build is given; dataset: a name that data.load knows; method, method_options: a key
+    of METHODS and its keyword arguments; teacher: the recipe of the teacher, where the method has one; transfer:
+    train on the unlabelled transfer set as well; without: classes whose images are left out of training; cut: start
+    from weights cut out of the teacher instead of from random ones; augmentation: of the training images (default:
+    the dataset's own); snapshots: also keep the weights at each twentieth of training; seed: of the first weights,
+    the batch order and dropout; data_seed: which images are drawn.
     """
 
     model: str = "student"
@@ -50,8 +97,11 @@ class Recipe:
     method_options: dict = field(default_factory=dict)
     teacher: "Recipe | None" = None
     transfer: bool = False
+    without: tuple[int, ...] = ()
     cut: bool = False
     schedule: Schedule = Schedule()
+    augmentation: Augmentation | None = None
+    snapshots: bool = False
     seed: int = 0
     data_seed: int = 0
 
@@ -63,11 +113,13 @@ class Recipe:
 
 
 class Trained(NamedTuple):
-    """A trained model in eval mode, its training history (see training.fit) and its recipe."""
+    """A trained model in eval mode, its training history (see training.fit), its recipe and its snapshots: state
+    dicts after 1, 2, … twentieths of training."""
 
     model: nn.Module
     history: dict
     recipe: Recipe
+    snapshots: list[dict]
 
 
 TEACHER = Recipe(model="teacher", schedule=Schedule(steps=2000, views=1_000_000))
@@ -78,32 +130,20 @@ def load_or_train(recipe: Recipe, *, quiet: bool = False) -> Trained:
     model = untrained(recipe, quiet=quiet)
 
     def make(partial):
-        history = training.fit(model, checkpoint=partial, **ingredients(recipe, quiet=quiet))
-        return model.state_dict(), {"history": history}
+        snapshots: dict[str, Tensor] = {}
 
-    tensors, record = store.load_or_make(recipe.model, _key(recipe), make)
-    model.load_state_dict(tensors)
-    return Trained(model.eval(), record["history"], recipe)
+        def keep(report: int) -> None:
+            snapshots.update({f"snapshot {report}.{name}": x.clone() for name, x in model.state_dict().items()})
 
+        options = {"on_report": keep} if recipe.snapshots else {"checkpoint": partial}  # which holds no snapshots
+        history = training.fit(model, **options, **ingredients(recipe, quiet=quiet))
+        return model.state_dict() | snapshots, {"history": history}
 
-def ingredients(recipe: Recipe, *, teacher: nn.Module | None = None, quiet: bool = False) -> dict:
-    """What training.fit is given besides the model: images, loss, schedule, the teacher's recorded outputs, ….
-
-    teacher: the network to record (default: that of the recipe's own teacher, trained where it is missing).
-    """
-    image_data = dataset(recipe.dataset, recipe.data_seed)
-    train = image_data.train + image_data.transfer if recipe.transfer else image_data.train
-    recorded = None
-    if recipe.teacher is not None:
-        teacher = teacher or load_or_train(recipe.teacher, quiet=quiet).model
-        recorded = teacher_cache.record(teacher, train.images, views=recipe.schedule.views,
-                                        augmentation=image_data.augmentation, quiet=quiet)  # fmt: skip
-    return {
-        "train": train, "loss": functools.partial(METHODS[recipe.method], **recipe.method_options),
-        "schedule": recipe.schedule, "seed": recipe.seed, "augmentation": image_data.augmentation,
-        "teacher": recorded, "validation": image_data.validation, "what": f"training the {recipe.model}",
-        "quiet": quiet,
-    }  # fmt: skip
+    tensors, record = _store.load_or_make("model", _key(recipe), make, prefix=recipe.model)
+    model.load_state_dict({name: x for name, x in tensors.items() if not name.startswith("snapshot ")})
+    count = len(record["history"]["step"]) if recipe.snapshots else 0
+    snapshots = [with_prefix(tensors, f"snapshot {report}.") for report in range(1, count + 1)]
+    return Trained(model.eval(), record["history"], recipe, snapshots)
 
 
 def load_or_train_all(recipes: list[Recipe], *, workers: int | None = None) -> list[Trained]:
@@ -111,24 +151,85 @@ def load_or_train_all(recipes: list[Recipe], *, workers: int | None = None) -> l
 
     Teachers that several recipes share are trained once, first.
     """
-    for teacher in _unique([recipe.teacher for recipe in recipes if recipe.teacher is not None]):
-        load_or_train(teacher)
-    todo = [(recipe,) for recipe in _unique(recipes) if not store.holds(recipe.model, _key(recipe))]
-    parallel.run_all(_train_quietly, todo, workers=workers, what="training", unit="model")
+    teachers = [recipe.teacher for recipe in recipes if recipe.teacher is not None]
+    for batch in (teachers, recipes):
+        unique = {_store.digest(asdict(recipe)): recipe for recipe in batch}.values()
+        # A worker has not imported the module that registered the method, so the method goes along.
+        todo = [(recipe, METHODS[recipe.method]) for recipe in unique if not is_trained(recipe)]
+        recipes.run_all(_train_quietly, todo, workers=workers, what="training", unit="model")
     return [load_or_train(recipe) for recipe in recipes]
 
 
-def _key(recipe: Recipe) -> dict:
-    fingerprint = dataset(recipe.dataset, recipe.data_seed).fingerprint
-    return {"recipe": asdict(recipe), "data": fingerprint, "code": store.code_version(*_CODE)}
+def is_trained(recipe: Recipe) -> bool:
+    """Whether load_or_train would find this model."""
+    return _store.holds("model", _key(recipe), prefix=recipe.model)
 
 
-def _train_quietly(recipe: Recipe) -> None:
+def _train_quietly(recipe: Recipe, method: Method) -> None:
+    METHODS[recipe.method] = method
     load_or_train(recipe, quiet=True)
 
 
-def _unique(recipes: list[Recipe]) -> list[Recipe]:
-    return list({store.digest(asdict(recipe)): recipe for recipe in recipes}.values())
+def _key(recipe: Recipe) -> dict:
+    method, teacher = METHODS[recipe.method], recipe.teacher
+    return {
+        "recipe": _without_blanks(asdict(recipe)), "data": dataset(recipe.dataset, recipe.data_seed).fingerprint,
+        "method_version": method.version, "teacher": None if teacher is None else _store.digest(_key(teacher)),
+    }  # fmt: skip
+
+
+def _without_blanks(record: dict) -> dict:
+    """Without what is None, False, 0 or empty: an option that is added later and switched off changes no key."""
+    return {name: _without_blanks(x) if isinstance(x, dict) else x for name, x in record.items() if x}
+
+
+def untrained(recipe: Recipe, *, quiet: bool = False) -> nn.Module:
+    """The network of a recipe before its first step: drawn from its seed, or cut out of its teacher."""
+    image_data = dataset(recipe.dataset, recipe.data_seed)
+    if recipe.cut:
+        assert recipe.teacher is not None  # checked by Recipe
+        model = models.cut_student(load_or_train(recipe.teacher, quiet=quiet).model, **recipe.options)
+        training.reestimate_batch_norm(model, image_data.train.images)
+        return model
+    with seeded(recipe.seed):
+        model = models.build(recipe.model, len(image_data.classes), image_data.in_channels, **recipe.options)
+        wrap = METHODS[recipe.method].wrap
+        if wrap is not None:
+            model = wrap(model, _context(recipe, quiet=quiet)).to(memory_format=torch.channels_last)
+    return model
+
+
+def ingredients(recipe: Recipe, *, teacher: nn.Module | None = None, quiet: bool = False) -> dict:
+    """What training.fit is given besides the model: images, loss, schedule, the teacher's recorded outputs, ….
+
+    teacher: the network to record (default: that of the recipe's own teacher, trained where it is missing).
+    """
+    context = _context(recipe, teacher=teacher, quiet=quiet)
+    method = METHODS[recipe.method]
+    options = recipe.method_options | (method.prepare(context, **recipe.method_options) if method.prepare else {})
+    recorded = options.pop("recorded", context.recorded)
+    return {
+        "train": context.train, "loss": functools.partial(method.loss, **options), "schedule": recipe.schedule,
+        "seed": recipe.seed, "augmentation": _augmentation(recipe), "teacher": recorded,
+        "validation": context.data.validation, "what": f"training the {recipe.model}", "quiet": quiet,
+    }  # fmt: skip
+
+
+def _context(recipe: Recipe, *, teacher: nn.Module | None = None, quiet: bool = False) -> Context:
+    image_data = dataset(recipe.dataset, recipe.data_seed)
+    train = image_data.train + image_data.transfer if recipe.transfer else image_data.train
+    for label in recipe.without:
+        train = train.subset(train.labels != label)
+    recorded = None
+    if recipe.teacher is not None:
+        teacher = teacher or load_or_train(recipe.teacher, quiet=quiet).model
+        recorded = record(teacher, train.images, views=recipe.schedule.views, augmentation=_augmentation(recipe),
+                          quiet=quiet)  # fmt: skip
+    return Context(image_data, train, teacher, recorded, recipe.seed)
+
+
+def _augmentation(recipe: Recipe) -> Augmentation:
+    return recipe.augmentation or dataset(recipe.dataset, recipe.data_seed).augmentation
 
 
 @functools.lru_cache(maxsize=2)
@@ -137,15 +238,35 @@ def dataset(name: str, seed: int = 0) -> data.ImageData:
     return data.load(name, seed=seed)
 
 
-def untrained(recipe: Recipe, *, quiet: bool = False) -> nn.Module:
-    """The network of a recipe before its first step: drawn from its seed, or cut out of its teacher."""
-    image_data = dataset(recipe.dataset, recipe.data_seed)
-    if recipe.cut:
-        assert recipe.teacher is not None  # or the recipe had been refused
-        teacher = load_or_train(recipe.teacher, quiet=quiet).model
-        model = models.cut_student(teacher, **recipe.options)
-        training.reestimate_batch_norm(model, image_data.train.images)
-        return model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        return models.build(recipe.model, len(image_data.classes), image_data.in_channels, **recipe.options)
+def record(teacher: nn.Module, images: Tensor, *, views: int = 0, augmentation: Augmentation = NONE,
+           quiet: bool = False) -> list[Tensor]:  # fmt: skip
+    """The teacher's logits on every view of the images, recorded or loaded (lesson 02).
+
+    images: float32 N×channels×H×W; views: how many augmented views; 0: the unaugmented images. Returns one float16
+    tensor N×C per view, which fit takes as its teacher and looks up by (view, position in the set), so shuffling
+    cannot misalign them. Logits are kept rather than probabilities: the temperature can still be chosen. The error
+    of half precision is at most 2⁻⁷ for logits below 32 in size. Each view is an artifact of its own, keyed by the
+    teacher's weights, the images and the augmentation, so a recording that was killed continues where it was.
+    Raises ValueError for logits that half precision cannot hold, above 65504 or not finite.
+    """
+    _validate.tensors(images=(images, "float N×channels×H×W"))
+    _validate.number("views", views, 0, whole=True)
+    key = {
+        "teacher": _store.checksum(teacher.state_dict()), "architecture": repr(teacher),
+        "images": _store.checksum({"images": images}),
+    }  # fmt: skip
+    recorded = []
+    with training.progress_bar(max(views, 1), "recording the teacher", unit="view", quiet=quiet) as bar:
+        for view in range(max(views, 1)):
+
+            def make(partial, view=view):
+                viewed = augment(images, torch.arange(len(images)), view, augmentation) if views else images
+                halved = training.logits(teacher, viewed).half()
+                if not bool(halved.isfinite().all()):
+                    raise ValueError("cannot record this teacher: its logits are not finite in half precision")
+                return {"logits": halved}, {}
+
+            view_key = key | {"view": view, "augmentation": asdict(augmentation)} if views else key
+            recorded.append(_store.load_or_make("logits", view_key, make)[0]["logits"])
+            bar.update()
+    return recorded

@@ -3,9 +3,10 @@
 Nodes are numbered level by level from the root, 0; the children of node i are 2i + 1, on the left, and 2i + 2. Every
 inner node is a gate that asks one linear question of the whole image and goes right with probability
 p = σ(β (w·x + b)); every leaf holds a distribution over classes that no image changes. β is one inverse temperature
-for all gates: as it grows, a gate turns from a mixture of answers into a yes or no, which readable.harden exports.
+for all gates: as it grows, a gate turns from a mixture of answers into a yes or no, which hard_tree.harden exports.
 
-The loss that the paper prints takes the logarithm of a negative number; see bigot_loss for what it must mean.
+The loss that the paper prints takes the logarithm of a negative number; expected_leaf_cross_entropy says what it
+must mean.
 Left out: one β per node (some copies of the paper draw it with random sign) and leaves that depend on the image.
 """
 
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_utils import arguments
+from distill_utils import _validate, models, recipes
 
 _HALF = 3.0  # a running average forgets half of what it knew in this many steps, times 2^depth of the node
 
@@ -32,9 +33,9 @@ class SoftDecisionTree(nn.Module):
 
     def __init__(self, in_features: int, num_classes: int, depth: int):
         super().__init__()
-        arguments.number("in_features", in_features, 1, whole=True)
-        arguments.number("num_classes", num_classes, 1, whole=True)
-        arguments.number("depth", depth, high=16, whole=True)
+        _validate.number("in_features", in_features, 1, whole=True)
+        _validate.number("num_classes", num_classes, 1, whole=True)
+        _validate.number("depth", depth, high=16, whole=True)
         if depth < 1:
             raise ValueError(f"a tree needs at least one level of gates: depth must be 1 or more, found {depth}")
         if 2**depth < num_classes:
@@ -64,7 +65,7 @@ class SoftDecisionTree(nn.Module):
 
     def gate_scores(self, images: Tensor) -> Tensor:
         """β (w·x + b) of every gate, N×(2^depth − 1): the logit of going right."""
-        arguments.tensors(images=(images, f"{str(self.gates.weight.dtype).removeprefix('torch.')} N×features×…"))
+        _validate.tensors(images=(images, f"{str(self.gates.weight.dtype).removeprefix('torch.')} N×features×…"))
         x = images.flatten(1)
         if x.shape[1] != self.in_features:
             raise ValueError(
@@ -92,12 +93,12 @@ class SoftDecisionTree(nn.Module):
 
 def mixture(leaf_log_probabilities: Tensor, leaves: Tensor) -> Tensor:
     """log Σ_l P_l Q_l, N×C, of log P, N×L, and leaf logits L×C."""
-    arguments.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"),
+    _validate.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"),
                       leaves=(leaves, "float32+ L×C"))  # fmt: skip
     return torch.logsumexp(leaf_log_probabilities[:, :, None] + leaves.log_softmax(1), dim=1)
 
 
-def bigot_loss(leaf_log_probabilities: Tensor, leaves: Tensor, targets: Tensor) -> Tensor:
+def expected_leaf_cross_entropy(leaf_log_probabilities: Tensor, leaves: Tensor, targets: Tensor) -> Tensor:
     """Σ_l P_l · cross-entropy(targets, Q_l), batch mean, at least the entropy of the targets.
 
     leaf_log_probabilities: log P, N×L; leaves: logits L×C; targets: probabilities N×C. Every leaf must be right by
@@ -105,34 +106,35 @@ def bigot_loss(leaf_log_probabilities: Tensor, leaves: Tensor, targets: Tensor) 
     of the mixture and equals it where one leaf has all the mass. The paper prints
     −log Σ_l P_l Σ_k T_k log Q_lk, whose argument is negative; those who built it agree on this reading.
     """
-    arguments.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"),
+    _validate.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"),
                       leaves=(leaves, "float32+ L×C"), targets=(targets, "float32+ N×C"))  # fmt: skip
     per_leaf = -targets.to(leaves.dtype) @ leaves.log_softmax(1).T  # N×L
     return (leaf_log_probabilities.exp() * per_leaf).sum(1).mean()
 
 
 def mixture_loss(leaf_log_probabilities: Tensor, leaves: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of the mixture of all leaves against targets N×C, batch mean. Arguments as for bigot_loss."""
+    """Cross-entropy of the mixture of all leaves against targets N×C, batch mean; arguments as for
+    expected_leaf_cross_entropy."""
     mixed = mixture(leaf_log_probabilities, leaves)
-    arguments.tensors(mixture=(mixed, "float N×C"), targets=(targets, "float32+ N×C"))
+    _validate.tensors(mixture=(mixed, "float N×C"), targets=(targets, "float32+ N×C"))
     return -(targets * mixed).sum(1).mean()
 
 
 def balance_penalty(right: Tensor) -> Tensor:
     """−Σ_i 2^−depth(i) (½ log α_i + ½ log(1 − α_i)), where α_i = right is the share of what reaches gate i that goes
     right; it is least, depth · log 2, where every gate sends half to either side, and keeps gates from dying."""
-    arguments.tensors(right=(right, "float32+ gates"))
+    _validate.tensors(right=(right, "float32+ gates"))
     depth = torch.arange(1, len(right) + 1).log2().floor()  # node i is on level ⌊log2(i + 1)⌋
     right = right.clamp(1e-6, 1 - 1e-6)
     return -(0.5 * (right.log() + (1 - right).log()) * 0.5**depth).sum()
 
 
-def share_going_right(tree: SoftDecisionTree, log_paths: Tensor) -> Tensor:
+def update_routing_average(tree: SoftDecisionTree, log_paths: Tensor) -> Tensor:
     """α_i = Σ_x P_i(x) p_i(x) / Σ_x P_i(x) of every gate, as a running average over batches whose window grows as
     2^depth, since a deep gate sees few images of a batch; its gradient is that of this batch. Updates the averages.
     """
     count = len(tree.reached)
-    arguments.tensors(log_paths=(log_paths, f"float32+ N×{2 * count + 1}"))
+    _validate.tensors(log_paths=(log_paths, f"float32+ N×{2 * count + 1}"))
     reach = log_paths.exp().sum(0)
     at, onward = reach[:count], reach[2::2]  # right children are 2, 4, 6, …
     level = torch.arange(1, count + 1).log2().floor()
@@ -151,54 +153,64 @@ def total_variation(filters: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 def _steps(filters: Tensor, shape) -> Tensor:
     """The same for each filter, G."""
-    arguments.tensors(filters=(filters, f"float32+ G×{math.prod(shape)}"))
+    _validate.tensors(filters=(filters, f"float32+ G×{math.prod(shape)}"))
     w = filters.reshape(-1, *shape)
     return w.diff(dim=2).abs().sum((1, 2, 3)) + w.diff(dim=3).abs().sum((1, 2, 3))
 
 
-# Losses for training.fit
+def _build(num_classes: int, in_channels: int, *, in_features: int, depth: int) -> SoftDecisionTree:
+    return SoftDecisionTree(in_features, num_classes, depth)
 
 
+models.MODELS["soft_tree"] = _build  # for recipes; in_features: channels·H·W
+
+
+# Losses for training.fit, and methods of recipes
+
+
+@recipes.method("tree_on_labels")
 def on_labels(tree: SoftDecisionTree, batch, **options) -> tuple[Tensor, dict[str, Tensor]]:
-    """A tree alone, on labels. Options as in grow; raises ValueError for an image without a label."""
-    arguments.tensors(labels=(batch.labels, "long N"))
+    """A tree alone, on labels. Options as in tree_loss; raises ValueError for an image without a label."""
+    _validate.tensors(labels=(batch.labels, "long N"))
     if int(batch.labels.min()) < 0:
         raise ValueError("label -1 marks an image without a label: train on soft targets, on_soft_targets")
-    arguments.number("the largest label", int(batch.labels.max()), high=tree.num_classes - 1)
-    return grow(tree, batch, F.one_hot(batch.labels, tree.num_classes).float(), **options)
+    _validate.number("the largest label", int(batch.labels.max()), high=tree.num_classes - 1)
+    return tree_loss(tree, batch, F.one_hot(batch.labels, tree.num_classes).float(), **options)
 
 
+@recipes.method("tree_on_soft_targets")
 def on_soft_targets(tree: SoftDecisionTree, batch, *, temperature: float = 1.0, **options):
     """A distilled tree: targets are the teacher's probabilities at a temperature, and no label is used."""
-    arguments.tensors(teacher_logits=(batch.teacher_logits, "float N×C"))
-    arguments.temperature(temperature)
-    return grow(tree, batch, (batch.teacher_logits / temperature).softmax(1), **options)
+    _validate.tensors(teacher_logits=(batch.teacher_logits, "float N×C"))
+    _validate.temperature(temperature)
+    return tree_loss(tree, batch, (batch.teacher_logits / temperature).softmax(1), **options)
 
 
-def grow(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=bigot_loss, balance: float = 0.03,
-         final_inverse_temperature: float = 1.0, sparsity: float = 0.0, smoothness: float = 0.0):  # fmt: skip
+def tree_loss(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=expected_leaf_cross_entropy,
+              balance: float = 0.03, final_inverse_temperature: float = 1.0, sparsity: float = 0.0,
+              smoothness: float = 0.0):  # fmt: skip
     """The loss of a tree on a batch with targets N×C, and its parts.
 
-    loss: bigot_loss or mixture_loss; balance: weight of balance_penalty (Frosst and Hinton: 0.1; smaller here, since
-    no five of ten classes are half of the images everywhere); final_inverse_temperature: above 1 to anneal, what β, 1
+    loss: expected_leaf_cross_entropy or mixture_loss; balance: weight of balance_penalty (Frosst and Hinton: 0.1;
+    smaller here, since no five of ten classes are half of the images everywhere); final_inverse_temperature: above 1 to anneal, what β, 1
     at first, rises to in the second half of training, in a straight line: gates become surer than weights alone make
     them, at a cost in accuracy where a gate has not found its question by then; sparsity, smoothness: weights of
     Σ|w| and of the total variation of the filters, each divided by 2^depth of its gate, since a gate further down
     moves fewer images.
     """
-    arguments.tensors(images=(batch.images, "float N×channels×H×W"),
+    _validate.tensors(images=(batch.images, "float N×channels×H×W"),
                       targets=(targets, f"float32+ N×{tree.num_classes}"))  # fmt: skip
     weights = {"balance": balance, "sparsity": sparsity, "smoothness": smoothness}
     for name, value in {"final_inverse_temperature": final_inverse_temperature, **weights}.items():
-        arguments.number(name, value, 0, 1e6)
-    arguments.number("the share of training that lies behind", batch.done, 0, 1)
-    tree.inverse_temperature.fill_(1 + (final_inverse_temperature - 1) * max(0.0, 2 * batch.done - 1))
+        _validate.number(name, value, 0, 1e6)
+    _validate.number("the share of training that lies behind", batch.progress, 0, 1)
+    tree.inverse_temperature.fill_(1 + (final_inverse_temperature - 1) * max(0.0, 2 * batch.progress - 1))
     log_paths = tree.log_paths(batch.images)
     filters, shape = tree.gates.weight, batch.images.shape[1:]
     level = torch.arange(1, len(filters) + 1).log2().floor()
     parts = {
         "fit": loss(log_paths[:, -len(tree.leaves) :], tree.leaves, targets),
-        "balance": balance * balance_penalty(share_going_right(tree, log_paths)),
+        "balance": balance * balance_penalty(update_routing_average(tree, log_paths)),
         "sparsity": sparsity * (filters.abs().sum(1) * 0.5**level).sum(),
         "smoothness": smoothness * (_steps(filters, shape) * 0.5**level).sum(),
     }

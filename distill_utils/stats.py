@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from distill_utils import arguments
+from distill_utils import _validate
 
 
 class Interval(NamedTuple):
@@ -25,7 +25,7 @@ class Interval(NamedTuple):
 
 def t_interval(values, *, level: float = 0.95) -> Interval:
     """Student's t-interval for the mean of one value per seed; infinitely wide for a single one."""
-    arguments.number("level", level, 0, 1, inside=True)
+    _validate.number("level", level, 0, 1, inside=True)
     values = _values(values)
     n, mean = len(values), float(values.mean())
     if n == 1:
@@ -61,8 +61,8 @@ def holm(p_values) -> list[float]:
 
 def equivalent(treated, control, smallest: float, *, alpha: float = 0.05) -> bool:
     """Two one-sided tests (Schuirmann 1987): is the difference surely smaller than `smallest` to either side?"""
-    arguments.number("smallest", smallest, 0, inside=True)
-    arguments.number("alpha", alpha, 0, 0.5, inside=True)
+    _validate.number("smallest", smallest, 0, inside=True)
+    _validate.number("alpha", alpha, 0, 0.5, inside=True)
     _, low, high, _ = paired_interval(treated, control, level=1 - 2 * alpha)
     return -smallest < low and high < smallest
 
@@ -76,9 +76,9 @@ def verdict(treated, control, smallest: float, *, p: float | None = None, higher
     """
     if not smallest > 0:
         raise ValueError(f"the smallest effect of interest must be above 0, found {smallest}")
-    arguments.number("the smallest effect of interest", smallest)
+    _validate.number("the smallest effect of interest", smallest)
     p = p_value(treated, control) if p is None else p
-    arguments.number("p", p, 0, 1)
+    _validate.number("p", p, 0, 1)
     mean = float(_differences(treated, control).mean())
     if p < 0.05:
         word = "improves" if (mean > 0) == higher_is_better else "worsens"
@@ -88,9 +88,9 @@ def verdict(treated, control, smallest: float, *, p: float | None = None, higher
 
 def proportion_interval(share: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval for a share of `count` images, such as an accuracy: the doubt that the test set leaves."""
-    arguments.number("share", share, 0, 1)
-    arguments.number("count", count, 1, whole=True)
-    arguments.number("level", level, 0, 1, inside=True)
+    _validate.number("share", share, 0, 1)
+    _validate.number("count", count, 1, whole=True)
+    _validate.number("level", level, 0, 1, inside=True)
     result = stats.binomtest(round(share * count), count).proportion_ci(level, method="wilson")
     return float(result.low), float(result.high)
 

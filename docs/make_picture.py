@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.ticker import PercentFormatter
 
-from distill_utils import plots, recipes, stats, store
+from distill_utils import _store, plots, recipes, stats
 from distill_utils.evaluation import evaluate
 from distill_utils.training import logits
 
@@ -113,7 +113,7 @@ def draw_accuracies(axis, values_of: dict[str, list[float]]) -> None:
 
 
 def main() -> None:
-    with plt.rc_context(plots.STYLE | {"savefig.dpi": 160}), store.atomic(PICTURE) as temporary:
+    with plt.rc_context(plots.STYLE | {"savefig.dpi": 160}), _store.atomic(PICTURE) as temporary:
         picture().savefig(temporary, format="png", metadata={"Software": None})
     print(f"wrote {PICTURE}")
 

@@ -1,0 +1,222 @@
+"""Files that are whole or absent: tensors and their JSON record in one safetensors file, written atomically.
+
+load_or_make is the series' load-or-train: what was made once is found again by the hash of everything that shaped
+it, in any notebook and any process; two that want the same thing at once make it once. Nothing is ever unpickled.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from distill_utils import settings
+
+# The kinds of artifact. Raise a number when an edit changes what is inside that kind: stored ones are then made anew.
+# An edit of words alone raises nothing. tests/package/test_versions.py says which number an edit calls for.
+VERSIONS = {"images": 1, "logits": 1, "model": 1, "maps": 1, "cart": 1}
+
+
+class DamagedFile(RuntimeError):
+    """A file of ours is not what was written: cut short, changed, or another's. The message names it."""
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block succeeds, and is removed when it fails.
+
+    Raises OSError in one sentence when the disk is full or the folder cannot be written to; ValueError for an
+    invalid path.
+    """
+    path = Path(path)
+    if not path.name or "\0" in str(path):
+        raise ValueError(f"{str(path)!r} is not a valid file name")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with friendly_os_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):  # or it would hide the error that brought us here
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def friendly_os_errors(path: Path) -> Iterator[None]:
+    """Turn the system's error about a full disk or a read-only folder into one sentence about `path`."""
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        within = re.search(r"\(os error (\d+)\)", str(error))  # how safetensors reports it
+        number = int(within[1]) if within else getattr(error, "errno", None) or 0
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(errno.ENOSPC, f"no room on the disk for {path}: free some space and run again") from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
+            cure = "make its folder writable, or choose others with DISTILL_RUNS and DISTILL_BUILD"
+            raise OSError(number, f"cannot write {path} ({os.strerror(number)}): {cure}") from error
+        if within:
+            raise OSError(number, f"cannot write {path} ({os.strerror(number)})") from error
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock file `path`, making its folder; a killed process releases it. timeout: seconds, -1 for no limit.
+
+    Raises filelock.Timeout, and what atomic raises.
+    """
+    with friendly_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path).acquire(timeout=timeout)
+    with held:
+        yield
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON atomically, indented, keys in the order given. Raises ValueError for what JSON cannot hold, such as
+    NaN, and OSError as atomic does."""
+    text = _json(value, indent=1, ensure_ascii=False) + "\n"
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, *, cure: str = "delete it and run again"):
+    """Read JSON. Raises DamagedFile, with the cure, where it cannot be parsed."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged ({error}): {cure}") from error
+
+
+def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
+    """Write tensors and a JSON-able record into one checksummed safetensors file, atomically.
+
+    Raises ValueError for a record that JSON cannot hold or a value that is not a tensor, OSError as atomic does.
+    """
+    # A copy of each: safetensors refuses tensors that share their memory, as two rows of one tensor do.
+    tensors = {name: _as_cpu_tensor(name, tensor).clone() for name, tensor in tensors.items()}
+    text = _json(record, sort_keys=True)
+    metadata = {"record": text, "sha256": checksum(tensors, text)}
+    with atomic(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read what save wrote. Raises DamagedFile unless everything is as written, OSError where there is no file."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise DamagedFile(f"{path} is damaged ({error}): delete it and run again") from error
+    if "record" not in metadata or checksum(tensors, metadata["record"]) != metadata.get("sha256"):
+        raise DamagedFile(f"{path} is damaged (its checksum differs): delete it and run again")
+    return tensors, json.loads(metadata["record"])
+
+
+def checksum(tensors: dict[str, Tensor], text: str = "") -> str:
+    """SHA-256 of the tensors' names, types, shapes and bytes: two networks with one state have one checksum."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = _as_cpu_tensor(name, tensors[name])
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _as_cpu_tensor(name: str, value: Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
+    return value.detach().cpu().contiguous()
+
+
+def load_or_make(kind: str, key: dict, make: Callable[[Path], tuple[dict, dict]], *,
+                 prefix: str = "") -> tuple[dict[str, Tensor], dict]:  # fmt: skip
+    """Load the artifact of this key from the folder of runs, or make and keep it.
+
+    kind: a key of VERSIONS; key: JSON-able, everything that shapes the artifact; make(partial): returns (tensors,
+    record); it may leave unfinished work at the path `partial`, which is removed once the artifact is whole; prefix:
+    of the file's name (default: the kind). Returns (tensors, record). If another process is making the same artifact,
+    waits for its result. The record says which code made it, for provenance: an edit does not change the key.
+    Raises DamagedFile for a file whose key does not match its name; ValueError for a key that JSON cannot hold or an
+    unknown kind; whatever make raises; OSError where the folder cannot be written to.
+    """
+    folder, name, key = settings.runs_folder(), _name(kind, key, prefix), _versioned(kind, key)
+    path, partial = folder / f"{name}.safetensors", folder / f"{name}.partial"
+    if not path.exists():
+        with locked(folder / f".{name}.lock"):
+            if not path.exists():
+                for left in folder.glob(f".{name}.*.tmp"):  # by a process that was killed while it wrote
+                    left.unlink()
+                tensors, record = make(partial)
+                save(path, tensors, {"key": key, "code": code_digest(), **record})
+                partial.unlink(missing_ok=True)
+    tensors, record = load(path)
+    found = record.pop("key", None)
+    if found != key:
+        raise DamagedFile(f"key mismatch in {path} ({describe_difference(key, found)}): delete it and run again")
+    return tensors, record
+
+
+def holds(kind: str, key: dict, *, prefix: str = "") -> bool:
+    """Whether load_or_make would find this artifact. Raises as it does for the kind and the key."""
+    return (settings.runs_folder() / f"{_name(kind, key, prefix)}.safetensors").exists()
+
+
+def _versioned(kind: str, key: dict) -> dict:
+    if kind not in VERSIONS:
+        raise ValueError(f"unknown kind of artifact {kind!r}: one of {', '.join(VERSIONS)}")
+    return json.loads(_json(key | {"version": VERSIONS[kind]}))
+
+
+def _name(kind: str, key: dict, prefix: str) -> str:
+    return f"{prefix or kind}-{digest(_versioned(kind, key))}"
+
+
+def describe_difference(expected: dict, found: dict | None) -> str:
+    """In words, what two records differ in: "schedule.steps is 200, not 100; …"."""
+    expected, found = _flat(expected), _flat(found or {})
+    absent = "absent"  # a word, since None is a value
+    pairs = {name: (found.get(name, absent), expected.get(name, absent)) for name in {**expected, **found}}
+    return "; ".join(f"{name} is {is_}, not {should}" for name, (is_, should) in pairs.items() if is_ != should)
+
+
+def _flat(record: dict, prefix: str = "") -> dict:
+    flat: dict = {}
+    for name, value in record.items():
+        flat |= _flat(value, f"{prefix}{name}.") if value and isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def digest(key: dict | list) -> str:
+    """Sixteen hexadecimal digits that identify a JSON-able value, whatever the order of its keys."""
+    return hashlib.sha256(_json(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _json(value, **options) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON-serialisable ({error}): {value!r:.200}") from error
+
+
+@functools.cache
+def code_digest() -> str:
+    """A digest of the package's source: provenance of an artifact or a result, never part of a key."""
+    package = Path(__file__).parent
+    sources = {str(path.relative_to(package)): path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    return digest(sources)

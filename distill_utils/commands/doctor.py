@@ -1,0 +1,102 @@
+"""Looks at the machine before a reader does: one line per thing that the series needs, with its mend."""
+
+import importlib.metadata
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable
+
+from distill_utils import settings
+
+_ENOUGH_DISK = 2e9  # bytes for trained models, recorded logits and pages
+
+
+def examine() -> bool:
+    """Print OK or FAIL with the mend for Python, packages, data, disk, threads and GPU; True if nothing failed."""
+    well = True
+    for name, look in _EXAMINATIONS.items():
+        try:
+            print(f"OK    {name}: {look()}")
+        except Exception as error:
+            well = False
+            print(f"FAIL  {name}: {error}")
+    return well
+
+
+def _python() -> str:
+    if sys.version_info < (3, 11):  # noqa: UP036 - said to those who run it with an older one all the same
+        raise RuntimeError(f"{sys.version.split()[0]} is too old: install Python 3.11 or newer, then run make again")
+    return sys.version.split()[0]
+
+
+def _packages() -> str:
+    project = tomllib.loads((settings.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wrong = []
+    for requirement in project["dependencies"]:
+        name, _, least = requirement.partition(">=")
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{name} is missing")
+            continue
+        if _numbers(found) < _numbers(least):
+            wrong.append(f"{name} {found} is older than {least}")
+    if wrong:
+        raise RuntimeError(f"{'; '.join(wrong)}: run make, or pip install -r requirements.txt")
+    return f"{len(project['dependencies'])} found"
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
+
+
+def _torch() -> str:
+    import torch
+
+    try:
+        import torchvision
+    except Exception as error:
+        raise RuntimeError(
+            f"torchvision does not fit torch {torch.__version__} ({error}): pip install -r requirements.txt"
+        ) from error
+    return f"torch {torch.__version__} with torchvision {torchvision.__version__}"
+
+
+def _data() -> str:
+    from distill_utils import data
+
+    images = data.load(settings.dataset())
+    return f"{images.name}, {len(images.train)} labelled images of {len(images.classes)} classes"
+
+
+def _disk() -> str:
+    from distill_utils import _store
+
+    folder = settings.runs_folder()
+    for place in (folder, settings.build_folder()):
+        with _store.atomic(place / ".doctor") as temporary:
+            temporary.touch()
+        (place / ".doctor").unlink()
+    free = shutil.disk_usage(folder).free
+    if free < _ENOUGH_DISK:
+        raise RuntimeError(f"{free / 1e9:.1f} GB free at {folder}: free 2 GB, or point DISTILL_RUNS elsewhere")
+    return f"{free / 1e9:.0f} GB free at {folder}"
+
+
+def _threads() -> str:
+    import torch
+
+    return f"{torch.get_num_threads()} used by torch, {settings.cores()} cores"
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none, and none is needed"
+
+
+_EXAMINATIONS: dict[str, Callable[[], str]] = {
+    "Python": _python, "packages": _packages, "torch": _torch, "data": _data,
+    "disk": _disk, "threads": _threads, "GPU": _gpu,
+}  # fmt: skip

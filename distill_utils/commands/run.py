@@ -1,0 +1,154 @@
+"""Runs the series of notebooks as a reader would, keeps the executed copies, their pages and what they took."""
+
+import copy
+import html
+import re
+import threading
+import time
+from pathlib import Path
+
+import nbclient
+import nbformat
+import psutil
+from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
+from distill_utils import _store, checks, data, plots, settings, training
+
+NOTEBOOKS = settings.ROOT / "notebooks"
+_NOT_DESCRIBED = 'alt="No description has been provided for this image"'
+
+
+class NotebookFailed(RuntimeError):
+    """A cell raised, or its kernel died. The message names the notebook and quotes the error."""
+
+
+def run(names: list[str] | None = None, *, in_place: bool = False) -> None:
+    """Execute notebooks in order, with one progress bar each.
+
+    names: beginnings of file names (default: all). Writes build/notebooks/*.ipynb, build/html/*.html and, beside
+    build/checks.jsonl, build/timings.json with seconds and peak memory in MB; in_place: also puts the outputs into
+    notebooks/ and the timings into results/. Raises NotebookFailed at the first cell that raises, after the
+    notebook with its error is written.
+    """
+    chosen = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if _asked_for(path, names)]
+    if not chosen:
+        known = ", ".join(path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb")))
+        raise ValueError(f"no notebook begins with {', '.join(names or ['anything'])}: the series has {known}")
+    folders = [settings.build_folder()] + ([settings.results_folder()] if in_place else [])
+    data.check_name(settings.dataset())
+    for path in chosen:
+        notebook, timing = _execute(path)
+        for folder in folders:
+            _merge(folder / "timings.json", {path.stem: timing})
+        if in_place:
+            _write(path, nbformat.writes(notebook))
+        print(f"{path.stem}: {timing['seconds']:.0f} s, at most {timing['peak_memory_mb']:.0f} MB")
+    print(f"\n{checks.table()}\n\nNotebooks, pages and checks are in {settings.build_folder()}")
+
+
+def _asked_for(path: Path, names: list[str] | None) -> bool:
+    return not names or any(path.stem.startswith(name) for name in names)
+
+
+def _execute(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    client = nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3",
+                                     extra_arguments=["--log-level=ERROR"],  # no warning inside the progress bar
+                                     resources={"metadata": {"path": str(path.parent)}})  # fmt: skip
+    start, failure = time.perf_counter(), ""
+    with training.progress_bar(cells, path.stem, unit="cell") as bar, _PeakMemory() as memory:
+        client.on_cell_executed = lambda **_: bar.update()
+        try:
+            client.execute()
+        except nbclient.exceptions.CellExecutionError as error:
+            failure = f"{error.ename}: {error.evalue}"
+        except nbclient.exceptions.DeadKernelError:
+            failure = "the kernel died while it ran a cell (out of memory?)"
+    timing = {"seconds": round(time.perf_counter() - start, 1), "peak_memory_mb": round(memory.peak / 2**20)}
+    tidy(notebook)
+    _write(settings.build_folder() / "notebooks" / path.name, nbformat.writes(notebook))
+    _write(settings.build_folder() / "html" / f"{path.stem}.html", page(notebook, path.stem))
+    if failure:
+        kept = settings.build_folder() / "html" / f"{path.stem}.html"
+        raise NotebookFailed(f"{path.name} failed: {failure} (the cell is at the end of {kept})")
+    return notebook, timing
+
+
+def tidy(notebook) -> None:
+    """Drop from an executed notebook what cannot be read without its kernel: progress bars, widget states, times.
+    What a cell printed in pieces becomes one: where the pieces end is the kernel's timing."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
+        kept = []
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr" and "\r" in output.text:
+                continue
+            data = output.get("data", {})
+            if "application/vnd.jupyter.widget-view+json" in data:
+                output.data = {"text/plain": data["text/plain"]}
+            kept.append(output)
+        cell.outputs = kept
+    CoalesceStreamsPreprocessor().preprocess(notebook, {})
+
+
+def page(notebook, title: str) -> str:
+    """The notebook as one HTML page that needs no network. Links between notebooks become links between pages, links
+    out of notebooks/ lead into the checkout."""
+    notebook, descriptions = copy.deepcopy(notebook), []
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "image/png" in output.get("data", {}):
+            descriptions.append(output.metadata.get("image/png", {}).get("alt", ""))
+        if "text/markdown" in output.get("data", {}):  # an author's HTML stands in text cells; here it is data's
+            output.data["text/markdown"] = plots.without_markup(output.data["text/markdown"])
+    exporter = HTMLExporter(template_name="lab", embed_images=True)
+    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
+    body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
+    if body.count(_NOT_DESCRIBED) == len(descriptions):  # nbconvert leaves out what figures say of themselves
+        for words in descriptions:
+            body = body.replace(_NOT_DESCRIBED, f'alt="{html.escape(words)}"', 1)
+    body = re.sub(r'(href="[\w./-]+)\.ipynb"', r'\1.html"', body)
+    return body.replace('href="../', f'href="{settings.ROOT.as_uri()}/')
+
+
+def _write(path: Path, text: str) -> None:
+    with _store.atomic(path) as temporary:
+        temporary.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+
+
+def _merge(path: Path, entries: dict) -> None:
+    known = _store.read_json(path) if path.exists() else {}
+    _store.write_json(path, dict(sorted({**known, **entries}.items())))
+
+
+def _held(process: psutil.Process) -> int:
+    """Bytes of a process; pages that several share count in parts, where the system tells (Linux)."""
+    return getattr(process.memory_full_info(), "pss", 0) or process.memory_info().rss
+
+
+class _PeakMemory:
+    """The most memory, in bytes, that this process's descendants held together while the block ran."""
+
+    def __enter__(self):
+        self.peak, self.done = 0, threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def _watch(self):
+        while not self.done.wait(0.5):
+            total = 0
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    total += _held(process)
+                except psutil.Error:  # it ended meanwhile
+                    continue
+            self.peak = max(self.peak, total)
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()

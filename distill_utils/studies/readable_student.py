@@ -1,0 +1,262 @@
+"""Study "readable_student": what a tree that can be read costs in accuracy, and what a teacher gives back.
+
+Soft decision trees and CARTs of several depths, each grown on labels and distilled from a convolutional teacher of
+the same seed: on digits (scikit-learn's 8×8 images), on MNIST with the series' 3,000 labels and the other images
+unlabelled, and, at depth 8, on MNIST with every label as Frosst and Hinton (2017) had it. There they report 94.45 %
+on labels (as a reader rebuilt it) and 96.76 % distilled, single runs. On one depth the distilled soft tree is taken
+apart: a teacher brings softer targets, answers on images without a label, and answers on images changed a little.
+
+On glyphs no tree reads the pixels (random polarity and place leave a linear gate nothing to add up), so there a CART
+on the generator's own factors is fitted to what the series' networks say: how deep must it be to follow them?
+
+Steps, learning rates, temperatures and the size of small changes were chosen on validation images of seeds 0 and 1,
+for trees on labels and for distilled trees each by itself.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill_utils import _store, hard_tree, recipes, studies
+from distill_utils.augment import DIGITS, NONE, Augmentation, augment
+from distill_utils.data import ImageSet
+from distill_utils.evaluation import compare, score
+from distill_utils.hard_tree import HardTree
+from distill_utils.recipes import Recipe, load_or_train
+from distill_utils.training import Schedule, logits
+
+DEPTHS = (3, 4, 5, 6, 8)
+PUBLISHED = {"labels": 0.9445, "distilled": 0.9676}  # path accuracy at depth 8 on MNIST
+SMALLEST = 0.005  # of accuracy or agreement: half a point would matter
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """How teacher and trees are made on one dataset."""
+
+    network: dict  # options of the teacher's network
+    teacher: Schedule
+    jitter: Augmentation  # what the teacher is trained on
+    labels: Schedule  # of a tree on labels
+    distilled: Schedule  # of a distilled tree
+    temperature: float
+    nearby: Augmentation = NONE  # small changes of the images that a distilled tree is asked about
+    views: int = 0  # how many changed copies of every image
+    depths: tuple = DEPTHS
+    trees: tuple = ("soft", "cart")
+    ablation_depth: int = 8  # the depth at which the distilled tree is taken apart …
+    ablations: dict = field(default_factory=dict)  # … into arms between labels alone and all of it
+
+
+_ENDLESS = 1_000_000  # views: every epoch sees new ones
+_LABELLED = {"target": "distilled", "images": "labelled"}
+_HARD_LABELS_ONLY = {"target": "distilled", "temperature": 0.01}  # so cold that only the preferred class is left
+_SPARSE = {"target": "distilled", "filters": "sparse"}
+_ANNEALED = {"target": "distilled", "final_inverse_temperature": 3.0}
+_SETTINGS = {
+    "digits": _Setting(
+        {}, Schedule(steps=1500, views=_ENDLESS), Augmentation(rotation=0.15, shift=0.7),
+        labels=Schedule(steps=3000, lr=1e-2), distilled=Schedule(steps=3000, lr=1e-2), temperature=1.0,
+        nearby=Augmentation(rotation=0.05, shift=0.3), views=16, ablation_depth=5,
+        ablations={
+            "labels on images nearby against labels": {"target": "labels", "images": "nearby"},
+            "soft targets on labelled images against labels": _LABELLED,
+            "soft targets on unlabelled images too against labels": {"target": "distilled", "images": "unlabelled"},
+            "soft targets against bare answers, both on all images": _HARD_LABELS_ONLY,
+            "annealed against not annealed, distilled": _ANNEALED,
+            "sparse and smooth filters against others, distilled": _SPARSE,
+        },
+    ),
+    "mnist": _Setting(
+        {"width": 16}, Schedule(steps=2000, views=_ENDLESS), DIGITS,
+        labels=Schedule(steps=2000, lr=3e-3), distilled=Schedule(steps=8000, lr=3e-3), temperature=1.0,
+        ablations={
+            "soft targets on labelled images against labels": _LABELLED,
+            "soft targets against bare answers, both on all images": _HARD_LABELS_ONLY,
+            "annealed against not annealed, distilled": _ANNEALED,
+        },
+    ),
+    "mnist_all": _Setting(
+        {"width": 16}, Schedule(steps=2000, views=_ENDLESS), DIGITS,
+        labels=Schedule(steps=8000, lr=3e-3), distilled=Schedule(steps=8000, lr=3e-3), temperature=2.0,
+        depths=(8,), trees=("soft",),
+    ),
+}  # fmt: skip
+TARGETS = ("labels", "distilled")
+MODELS = ("untrained", "teacher", "alone", "distilled")  # of the series, on glyphs
+# What the arms of the grid leave out. images: "labelled", "unlabelled" (those as well) or "nearby" (and all of them
+# changed a little); filters: "sparse".
+WHOLE = dict.fromkeys(("images", "temperature", "final_inverse_temperature", "filters"))
+SURROGATE_DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20)
+_FACTORS = (
+    "label", "face", "rotation", "shear", "aspect", "cap_height", "x", "y", "contrast",
+    "distractor", "distractor_x", "distractor_y", "distractor_contrast",
+)  # fmt: skip
+
+
+def arms(dataset: str) -> list[dict]:
+    """The teacher; both kinds of tree on both kinds of target at every depth; the distilled soft tree taken apart."""
+    if dataset == "glyphs":
+        return [{"model": name} for name in MODELS]
+    setting = _SETTINGS[dataset]
+    grid = [
+        {"tree": tree, "depth": depth, "target": target}
+        for tree in setting.trees for target in TARGETS for depth in setting.depths
+    ]  # fmt: skip
+    apart = [{"tree": "soft", "depth": setting.ablation_depth, **part} for part in setting.ablations.values()]
+    return [{"tree": "teacher"}, *grid, *apart]
+
+
+# What is trained
+
+
+def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
+    """The recipe of the teacher or of a soft tree; data, teacher and tree share the seed. What an arm leaves out is
+    that of the grid: labels on the labelled images, soft targets on all images and on images nearby."""
+    setting = _SETTINGS[dataset]
+    at = {"dataset": dataset, "seed": seed, "data_seed": seed}
+    if arm["tree"] == "teacher":
+        return Recipe(model="teacher", options=setting.network, schedule=setting.teacher, augmentation=setting.jitter,
+                      **at)  # fmt: skip
+    on_labels = arm["target"] == "labels"
+    images = arm.get("images", "labelled" if on_labels else "nearby")
+    schedule = replace(setting.labels if on_labels else setting.distilled, views=setting.views * (images == "nearby"))
+    options = {} if on_labels else {"temperature": arm.get("temperature", setting.temperature)}
+    options |= {"sparsity": 1e-4, "smoothness": 1e-4} if "filters" in arm else {}
+    options |= {name: arm[name] for name in ("final_inverse_temperature",) if name in arm}
+    side = recipes.dataset(dataset, seed).train.images.shape[-1]
+    return Recipe(
+        model="soft_tree", options={"in_features": side**2, "depth": arm["depth"]}, method_options=options,
+        method="tree_on_labels" if on_labels else "tree_on_soft_targets",
+        teacher=None if on_labels else recipe({"tree": "teacher"}, seed, dataset),
+        transfer=not on_labels and images != "labelled", schedule=schedule, augmentation=setting.nearby, **at,
+    )  # fmt: skip
+
+
+def teacher(seed: int, dataset: str) -> nn.Module:
+    """The convolutional teacher of the trees, loaded or trained."""
+    return load_or_train(recipe({"tree": "teacher"}, seed, dataset), quiet=True).model
+
+
+def carts(target: str, seed: int, dataset: str) -> dict[int, HardTree]:
+    """CARTs of every depth: on labels, or on the teacher's centred logits on all images and on images nearby."""
+    setting, image_data = _SETTINGS[dataset], recipes.dataset(dataset, seed)
+
+    def make(partial):
+        images, targets = image_data.train.images, F.one_hot(image_data.train.labels, 10).float()
+        if target == "distilled":
+            whole = torch.cat([images, image_data.transfer.images])
+            nearby = [augment(whole, torch.arange(len(whole)), v, setting.nearby) for v in range(setting.views)]
+            recorded = recipes.record(teacher(seed, dataset), whole, quiet=True)
+            if setting.views:
+                recorded += recipes.record(teacher(seed, dataset), whole, views=setting.views,
+                                           augmentation=setting.nearby, quiet=True)  # fmt: skip
+            images, targets = torch.cat([whole, *nearby]), torch.cat(recorded).float()
+            targets = targets - targets.mean(1, keepdim=True)
+        grown = hard_tree.cart(images, targets, max(DEPTHS), seed=seed)
+        found = {depth: hard_tree.from_cart(grown, depth=depth, logits=target == "distilled") for depth in DEPTHS}
+        tensors = {f"{depth}.{name}": x for depth, tree in found.items() for name, x in tree.state_dict().items()}
+        return tensors, {}
+
+    key = {"target": target, "seed": seed, "setting": asdict(setting), "data": image_data.fingerprint}
+    kept, _ = _store.load_or_make("cart", key, make)
+    names = ("weights", "biases", "below", "leaves", "nodes")
+    return {depth: HardTree(*(kept[f"{depth}.{name}"] for name in names)) for depth in DEPTHS}
+
+
+# What is measured
+
+
+def run(arm: dict, seed: int, dataset: str) -> dict:
+    """Accuracies and agreements in [0, 1]; of a tree also what it takes to read it (hard_tree.measures of the hard
+    export) and how near the soft tree is to that export (hard_tree.hardness)."""
+    if dataset == "glyphs":
+        return _surrogate_fidelity_metrics(arm["model"], seed)
+    image_data = recipes.dataset(dataset, seed)
+    validation, test = image_data.validation, image_data.test
+    if arm["tree"] == "teacher":
+        network = teacher(seed, dataset)
+        return {"validation_accuracy": _accuracy(network, validation), "test_accuracy": _accuracy(network, test)}
+    metrics = {}
+    if arm["tree"] == "cart":
+        answer = hard = carts(arm["target"], seed, dataset)[arm["depth"]]
+    else:
+        tree = load_or_train(recipe(arm, seed, dataset), quiet=True).model
+        hard = hard_tree.harden(tree, torch.cat([image_data.train.images, image_data.transfer.images]))
+        answer = tree.path_logits
+        metrics |= {"test_accuracy_mixture": _accuracy(tree, test), "test_accuracy_hard": _accuracy(hard, test)}
+        metrics |= {f"hard_{name}": value for name, value in hard_tree.hardness(tree, hard, test.images).items()}
+    metrics |= {"validation_accuracy": _accuracy(answer, validation), "test_accuracy": _accuracy(answer, test)}
+    with torch.no_grad():
+        teachers = logits(teacher(seed, dataset), test.images)
+        metrics["agreement"] = compare(answer(test.images), teachers)["agreement"]
+    return metrics | hard_tree.measures(hard, test.images)
+
+
+def _accuracy(answer, image_set: ImageSet) -> float:
+    with torch.no_grad():
+        return score(answer(image_set.images), image_set.labels)["accuracy"]
+
+
+def _surrogate_fidelity_metrics(name: str, seed: int) -> dict:
+    """How often a CART on the factors of glyphs says what a network of the series says, by depth."""
+    image_data = recipes.dataset("glyphs", seed)
+    at = {"dataset": "glyphs", "seed": seed, "data_seed": seed}
+    theirs = replace(recipes.TEACHER, **at)
+    alone = Recipe(**at)
+    chosen = {
+        "teacher": theirs, "alone": alone,
+        "distilled": replace(alone, method="distillation", method_options={"temperature": 8.0}, teacher=theirs),
+    }  # fmt: skip
+    network = recipes.untrained(alone) if name == "untrained" else load_or_train(chosen[name], quiet=True).model
+    seen, held_out = (_factors_and_answers(network, part) for part in (image_data.transfer, image_data.test))
+    fidelity = hard_tree.surrogate_fidelity(*seen, held_out, SURROGATE_DEPTHS)
+    return {"test_accuracy": _accuracy(lambda images: logits(network, images), image_data.test),
+            **{f"fidelity_{depth}": value for depth, value in fidelity.items()}}  # fmt: skip
+
+
+def _factors_and_answers(network, part: ImageSet) -> tuple[Tensor, Tensor]:
+    return torch.stack([part.factors[name].float() for name in _FACTORS], 1), logits(network, part.images).argmax(1)
+
+
+# What is asked
+
+
+def claims(dataset: str) -> list[studies.Claim]:
+    """Does distillation help each kind of tree at each depth; what of it helps; and who is easier to follow?"""
+    if dataset == "glyphs":
+        name = "a CART of depth 8 on the factors follows the distilled student better than the student alone"
+        distilled, alone = (_pick("fidelity_8", model=model) for model in ("distilled", "alone"))
+        return [studies.Claim(name, "fidelity_8", distilled, alone, SMALLEST, label="agreement of the CART")]
+    rows = []
+    for tree in _SETTINGS[dataset].trees:
+        for depth in _SETTINGS[dataset].depths:
+            at = {"tree": tree, "depth": depth}
+            pair = (_pick("test_accuracy", **at, target=target) for target in ("distilled", "labels"))
+            rows.append(_claim(f"distilled against labels, {tree} tree, depth {depth}", *pair))
+    at = {"tree": "soft", "depth": _SETTINGS[dataset].ablation_depth}
+    labels, whole = (_pick("test_accuracy", **at, target=target) for target in TARGETS)
+    for name, part in _SETTINGS[dataset].ablations.items():
+        pick = _pick("test_accuracy", **at, **part)
+        control = whole if part in (_ANNEALED, _SPARSE) else labels
+        pair = (whole, pick) if part is _HARD_LABELS_ONLY else (pick, control)
+        rows.append(_claim(name, *pair))
+    return rows
+
+
+def _claim(name: str, treated, control) -> studies.Claim:
+    return studies.Claim(name, "test_accuracy", treated, control, SMALLEST, label="test accuracy of the tree")
+
+
+def _pick(metric: str, **arm):
+    """Chooses the runs of exactly this arm: what it leaves out, the arm leaves out as well."""
+    arm = WHOLE | arm
+    return lambda runs: studies.select(runs, metric, **arm)
+
+
+STUDY = studies.Study(
+    "readable_student", arms, run, claims, datasets=("digits", "mnist", "mnist_all", "glyphs"),
+    keys=("model", "tree", "depth", "target", "images", "temperature", "final_inverse_temperature", "filters"),
+)  # fmt: skip

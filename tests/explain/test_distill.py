@@ -1,0 +1,103 @@
+"""Explanation distillation: the loss's values and gradients, what is matched, and that training matches it."""
+
+import pytest
+import torch
+
+from distill_utils import models, training
+from distill_utils.data import ImageSet
+from distill_utils.explain.distill import (
+    explanation_distillation,
+    explanation_loss,
+    maps,
+    record_maps,
+)
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(7)
+    return models.build("teacher", 4, width=6).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(64, 1, 16, 16)
+
+
+def test_the_loss_of_known_maps():
+    one = torch.randn(9, 3, 3)
+    assert float(explanation_loss(one, 5 * one)) == pytest.approx(0, abs=1e-6)
+    assert float(explanation_loss(one, -one)) == pytest.approx(2)
+    a, b = torch.zeros(2, 1, 2), torch.zeros(2, 1, 2)
+    a[:, 0, 0] = b[:, 0, 1] = 1
+    b[1, 0, 0] = 1  # cosines 0 and 1/√2
+    assert float(explanation_loss(a, b)) == pytest.approx(1 - 0.5 / 2**0.5)
+
+
+def test_half_the_squared_distance_of_unit_maps_is_the_same_loss():
+    one, other = torch.rand(9, 3, 3).square(), torch.rand(9, 3, 3).square()
+    unit = [m.flatten(1) / m.flatten(1).norm(dim=1, keepdim=True) for m in (one, other)]
+    assert float(explanation_loss(one, other)) == pytest.approx(float((unit[0] - unit[1]).square().sum(1).mean() / 2))
+
+
+def test_a_student_whose_map_speaks_against_everything_still_gets_a_gradient():
+    student = -torch.rand(4, 3, 3)
+    student.requires_grad_()
+    explanation_loss(student, torch.rand(4, 3, 3)).backward()
+    assert (student.grad.flatten(1).norm(dim=1) > 1e-3).all()
+
+
+def test_no_gradient_reaches_the_teacher():
+    student, teacher = torch.rand(2, 4, 3, 3).requires_grad_()
+    explanation_loss(student, (teacher_leaf := teacher.detach().requires_grad_())).backward()
+    assert teacher_leaf.grad is None
+
+
+@pytest.mark.parametrize("kind", ["grad-cam", "attention"])
+@pytest.mark.parametrize("layer", ["features", "features.9"])
+def test_the_match_trains_the_weights_below_the_layer(kind, layer, images):
+    student = models.build("student", 4, width=4)
+    classes = torch.arange(64) % 4
+    found, outputs = maps(student, images, classes, kind=kind, layer=layer, create_graph=True)
+    explanation_loss(found, torch.rand_like(found)).backward()
+    assert outputs.shape == (64, 4)
+    assert student.features[0].weight.grad.abs().max() > 0
+    reached = student.features[11].weight.grad is not None and float(student.features[11].weight.grad.abs().max()) > 0
+    assert reached == (kind == "grad-cam" or layer == "features")  # also those above, where the class matters
+
+
+def test_recorded_maps_are_those_of_each_image_whatever_its_batch(teacher, images):
+    classes = torch.arange(64) % 4
+    recorded = record_maps(teacher.train(), images, classes, layer="features.9")
+    assert teacher.training
+    assert not recorded.requires_grad
+    alone = maps(teacher.eval(), images[9:10], classes[9:10], layer="features.9")[0]
+    torch.testing.assert_close(recorded[9:10], alone, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("grad-cam", "features"), ("attention", "features.9")])
+def test_training_with_the_loss_matches_the_maps_more_than_training_without(kind, layer, teacher, images):
+    logits = training.logits(teacher, images)
+    options = {"kind": kind, "layer": layer}
+    targets = record_maps(teacher, images, logits.argmax(1), **options)
+    ends = []
+    for weight in (0.0, 5.0):
+        torch.manual_seed(1)
+        student = models.build("student", 4, width=4)
+
+        def loss(model, batch, weight=weight):
+            return explanation_distillation(model, batch, teacher_maps=targets, weight=weight, **options)
+
+        history = training.fit(student, ImageSet(images, logits.argmax(1)), loss,
+                               training.Schedule(steps=60, batch_size=32), teacher=[logits], quiet=True)  # fmt: skip
+        assert set(history) == {"step", "loss", "soft", "match"}
+        assert history["loss"][-1] == pytest.approx(history["soft"][-1] + weight * history["match"][-1], rel=1e-4)
+        ends.append(float(explanation_loss(record_maps(student, images, logits.argmax(1), **options), targets)))
+    assert ends[1] < 0.7 * ends[0]
+
+
+def test_what_does_not_fit_is_refused(teacher, images):
+    with pytest.raises(ValueError, match="choose layers of equal resolution"):
+        explanation_loss(torch.rand(2, 3, 3), torch.rand(2, 7, 7))
+    with pytest.raises(ValueError, match="unknown kind of map 'lrp': one of grad-cam, attention"):
+        maps(teacher, images, torch.zeros(64, dtype=torch.long), kind="lrp")

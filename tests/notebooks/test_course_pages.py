@@ -1,0 +1,202 @@
+"""The course and the two READMEs: links lead somewhere, and what is promised of each page holds."""
+
+import importlib
+import re
+from pathlib import Path
+
+import nbformat
+import notebook_rules
+import pytest
+
+from distill_utils.commands import run
+
+ROOT = Path(__file__).resolve().parent.parent
+COURSE, NOTEBOOKS = ROOT / "course", sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
+    *sorted(COURSE.glob("*.md")),
+    *sorted(COURSE.glob("quiz/*.md")),
+]
+QUIZZES = sorted(COURSE.glob("quiz/*.md"))
+HERE = {path.stem[:2] for path in NOTEBOOKS}  # lessons that are not in preparation
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+# Links
+
+
+def anchors(path: Path) -> set[str]:
+    if path.suffix == ".ipynb":
+        return {notebook_rules.anchor(text) for _, _, text in notebook_rules.headings(notebook_rules.read(path))}
+    return notebook_rules.anchors(read(path))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    lost = []
+    for target in notebook_rules.links(read(page)):
+        if re.match("[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        to = page.parent / file if file else page
+        if not to.exists() or (anchor and anchor not in anchors(to)):
+            lost.append(target)
+    assert not lost
+
+
+def test_lessons_that_are_there_are_linked_and_not_only_named():
+    pages = [COURSE / "README.md", COURSE / "glossary.md", *(COURSE / "quiz" / f"{n}.md" for n in HERE - {"00"})]
+    for page in pages:
+        named = set(re.findall(r"^\*\*(\d\d) |[Ll]esson\s(\d\d)\b", read(page), re.MULTILINE))
+        assert not {one or other for one, other in named} & HERE, f"{page.name}: write a link to the notebook"
+    for path in NOTEBOOKS:
+        assert f"(../notebooks/{path.name})" in read(COURSE / "README.md")
+
+
+def test_pages_of_executed_notebooks_find_the_glossary():
+    text = "[teacher](../course/glossary.md#teacher), [next](02_distill.ipynb)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    links = set(re.findall(r'href="([^"]+)"', run.page(notebook, "01")))
+    assert {f"{ROOT.as_uri()}/course/glossary.md#teacher", "02_distill.html"} <= links
+
+
+# The glossary
+
+
+def terms() -> dict[str, tuple[str, str]]:
+    """Heading, English and Chinese text of every entry, by anchor."""
+    entries = re.split(r"^## ", read(COURSE / "glossary.md"), flags=re.MULTILINE)[1:]
+    found = {}
+    for entry in entries:
+        heading, english, chinese = entry.strip().split("\n\n")
+        assert notebook_rules.anchor(heading) not in found, f"{heading} stands twice"
+        found[notebook_rules.anchor(heading)] = (heading, english, chinese)
+    return found
+
+
+def linked_terms() -> set[str]:
+    texts = [
+        source for path in NOTEBOOKS for _, _, source in notebook_rules.cells(notebook_rules.read(path), "markdown")
+    ]
+    return {
+        target.partition("#")[2]
+        for text in texts
+        for target in notebook_rules.links(text)
+        if "glossary.md#" in target
+    }
+
+
+def test_terms_stand_in_alphabetical_order():
+    headings = [re.sub("[^a-z0-9]", "", heading.lower()) for heading, _, _ in terms().values()]
+    assert headings == sorted(headings)
+    assert 45 <= len(headings) <= 90
+
+
+def test_every_term_is_explained_in_both_languages_and_says_where():
+    for heading, english, chinese in terms().values():
+        assert re.match(r"\*\*.+?\*\*：", chinese), f"{heading}: the Chinese text begins with the term"
+        assert re.search(r"[\u4e00-\u9fff]", chinese), heading
+        assert len(re.findall(r"[.!?](?=\s|$)", english)) <= 4, (
+            f"{heading}: three sentences and where it is explained"
+        )
+        assert re.search(r"\.\./notebooks/|lesson \d\d", english), f"{heading}: where is it explained?"
+
+
+def test_every_term_is_linked_from_a_notebook():
+    waiting = {
+        anchor
+        for anchor, (_, english, _) in terms().items()
+        if (lesson := re.search(r"lesson\s(\d\d)", english)) and lesson[1] not in HERE
+    }
+    assert not set(terms()) - linked_terms() - waiting, "link them where the notebooks use them first"
+
+
+# Quizzes
+
+OPTION = re.compile(
+    r"<details><summary>(\w)\. (.+?)</summary>\n\n\*\*(Right|No)\.\*\* (.+?)\n\n</details>", re.DOTALL
+)
+
+
+def test_every_lesson_has_its_quiz():
+    assert [path.stem for path in QUIZZES] == [f"{n:02}" for n in range(1, 10)]
+
+
+@pytest.mark.parametrize("path", QUIZZES, ids=lambda path: path.stem)
+def test_every_question_has_one_right_answer_and_every_answer_an_explanation(path):
+    questions = re.split(r"^## ", read(path), flags=re.MULTILINE)[1:]
+    assert 5 <= len(questions) <= 6
+    for number, question in enumerate(questions, start=1):
+        assert question.startswith(f"{number}. ")
+        options = OPTION.findall(question)
+        letters = [letter for letter, _, _, _ in options]
+        assert letters == list("ABCD"[: len(letters)])
+        assert len(letters) >= 3
+        assert question.count("<details>") == question.count("</details>") == len(options), "one is not of the form"
+        assert [word for _, _, word, _ in options].count("Right") == 1
+        assert len({text for _, text, _, _ in options}) == len(options)
+        assert all(len(why.split()) >= 4 for _, _, _, why in options), question
+
+
+def test_the_right_answer_has_no_favourite_place():
+    places = [letter for path in QUIZZES for letter, _, word, _ in OPTION.findall(read(path)) if word == "Right"]
+    assert max(places.count(letter) for letter in "ABCD") < len(places) / 2
+
+
+# The cheat sheet
+
+
+def test_every_function_of_the_cheat_sheet_exists():
+    named = re.findall(r"`(\w+)\.(\w+)`", read(COURSE / "cheatsheet.md"))
+    named = [(module, name) for module, name in named if module != "F"]
+    assert len(named) > 30
+    missing = [f"{m}.{n}" for m, n in named if not hasattr(importlib.import_module(f"distill_utils.{m}"), n)]
+    assert not missing
+
+
+# Two READMEs
+
+
+def parts(text: str) -> dict[str, list[str]]:
+    """What a README names: commands without their comments, files and addresses, and words set as code."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    targets = {target for target in notebook_rules.links(text) if not target.startswith(("#", "README"))}
+    return {"commands": lines, "links": sorted(targets), "code": sorted(set(re.findall(r"`([^`]+)`", prose)))}
+
+
+@pytest.mark.parametrize("what", ["commands", "links", "code"])
+def test_both_readmes_name_the_same(what):
+    english, chinese = (parts(read(ROOT / name))[what] for name in ("README.md", "README.zh-CN.md"))
+    assert english == chinese
+
+
+def test_the_readmes_link_to_each_other_at_the_top():
+    for name, other in (("README.md", "README.zh-CN.md"), ("README.zh-CN.md", "README.md")):
+        assert f"]({other})" in read(ROOT / name).split("\n\n")[1]
+
+
+def test_the_readmes_have_the_same_sections():
+    levels = [[len(marks) for marks in re.findall(r"^(#+) ", read(ROOT / name), re.MULTILINE)]
+              for name in ("README.md", "README.zh-CN.md")]  # fmt: skip
+    assert levels[0] == levels[1]
+
+
+# The instructor's page
+
+
+def test_the_points_are_those_of_the_exercises():
+    by_person = {}
+    for path in sorted((COURSE / "source").glob("*/*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        graded = [cell.metadata.get("nbgrader", {}) for cell in cells]
+        by_person[path.stem[:2]] = sum(found["points"] for found in graded if found.get("task"))
+    assert by_person == {f"{n:02}": 3 if n == 6 else 2 for n in range(1, 10)}, "say it in course/README.md, Marking"
+    marking = " ".join(read(COURSE / "README.md").split("## Marking")[1].split())
+    assert "12 points. Ten of them (in 06 nine)" in marking
+    assert "The other two (in 06 three)" in marking

@@ -1,0 +1,147 @@
+"""Load or train: one recipe is one model, trained once, in any process."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distill_utils import _store, models, recipes, settings, training
+from distill_utils.recipes import Recipe, load_or_train, load_or_train_all
+from distill_utils.training import Schedule
+
+SCHEDULE = Schedule(steps=4, batch_size=16)
+ALONE = Recipe(dataset="digits", options={"width": 3, "dropout": 0.2}, schedule=SCHEDULE)
+TEACHER = Recipe(model="teacher", dataset="digits", options={"width": 5}, schedule=SCHEDULE, seed=2)
+DISTILLED = replace(ALONE, method="distillation", method_options={"temperature": 3.0}, teacher=TEACHER)
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """The trainings that happened, each with the number of its images."""
+    seen, fit = [], training.fit
+
+    def noted(model, train, *arguments, **options):
+        seen.append(len(train))
+        return fit(model, train, *arguments, **options)
+
+    monkeypatch.setattr(training, "fit", noted)
+    return seen
+
+
+def state(trained):
+    return _store.checksum(trained.model.state_dict())
+
+
+def trained(recipe):
+    return load_or_train(recipe, quiet=True)
+
+
+def test_a_recipe_is_trained_once_and_loaded_with_equal_logits(fits):
+    first, again = trained(DISTILLED), trained(DISTILLED)
+    assert fits == [719, 719]  # the teacher and the student
+    images = recipes.dataset("digits").test.images
+    assert torch.equal(training.logits(first.model, images), training.logits(again.model, images))
+    assert first.history == again.history
+    assert again.history["step"] == [1, 2, 3, 4]
+    assert "soft" in again.history
+    assert len(again.history["validation_accuracy"]) == 4
+    assert again.recipe == DISTILLED
+    assert not again.model.training
+    assert not list(settings.runs_folder().glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1}, {"data_seed": 1}, {"options": {"width": 4}}, {"model": "teacher"}, {"cut": True},
+        {"schedule": replace(SCHEDULE, lr=1e-3)}, {"schedule": replace(SCHEDULE, weight_decay=0.5)},
+        {"method_options": {"temperature": 2.0}}, {"method_options": {"temperature": 3.0, "alpha": 0.5}},
+        {"teacher": replace(TEACHER, seed=3)}, {"transfer": True},
+    ],
+)  # fmt: skip
+def test_any_changed_field_is_another_model(change, fits):
+    options = {"width": 3}
+    before = state(trained(replace(DISTILLED, options=options)))
+    del fits[:]
+    after = state(trained(replace(DISTILLED, options=options, **change) if "options" not in change else DISTILLED))
+    assert fits
+    assert after != before
+
+
+def test_students_of_one_seed_start_from_the_same_weights_and_batches(monkeypatch):
+    started = []
+    monkeypatch.setattr(training, "fit", lambda model, train, *a, seed, **o: started.append((state_of(model), seed)))
+
+    def state_of(model):
+        return _store.checksum(model.state_dict())
+
+    for recipe in (ALONE, replace(ALONE, method_options={"smoothing": 0.1})):
+        trained(recipe)
+    assert started[0] == started[1]
+
+
+def test_building_a_model_leaves_the_callers_random_state_alone():
+    trained(ALONE)
+    before = torch.get_rng_state()
+    trained(ALONE)
+    trained(replace(ALONE, seed=5))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_transfer_set_serves_soft_targets_and_is_refused_with_hard_labels(fits):
+    trained(replace(DISTILLED, transfer=True))
+    assert fits[-1] == 719 + 360
+    for recipe in (replace(ALONE, transfer=True, schedule=Schedule(steps=50, batch_size=64)),
+                   replace(DISTILLED, transfer=True, method_options={"alpha": 0.9})):  # fmt: skip
+        with pytest.raises(ValueError, match=r"label -1 .* use soft targets alone"):
+            trained(recipe)
+
+
+def test_a_cut_student_starts_from_its_teachers_weights():
+    start = trained(replace(DISTILLED, cut=True, options={"width": 3}, schedule=replace(SCHEDULE, steps=0)))
+    expected = models.cut_student(trained(TEACHER).model, 3)
+    training.reestimate_batch_norm(expected, recipes.dataset("digits").train.images)
+    assert state(start) == _store.checksum(expected.state_dict())
+
+
+def test_an_interrupted_training_goes_on_where_it_was(monkeypatch, tmp_path):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "whole"))
+    whole = state(trained(ALONE))
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "interrupted"))
+    asked, hard_labels = [], recipes.hard_labels
+
+    def interrupted(model, batch):
+        asked.append(batch.progress)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return hard_labels(model, batch)
+
+    monkeypatch.setitem(recipes.METHODS, "hard_labels", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(ALONE)
+    assert state(trained(ALONE)) == whole
+    assert asked == [0, 0.25, 0.5, 0.5, 0.75]
+
+
+def test_several_processes_train_the_same_models_as_one(monkeypatch, tmp_path):
+    torch.set_num_threads(1)  # as each of the processes has: sums on two are rounded in another order
+    wanted = [DISTILLED, ALONE, DISTILLED, replace(DISTILLED, seed=1)]
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "one"))
+    one = [state(trained(recipe)) for recipe in wanted]
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "several"))
+    several = load_or_train_all(wanted, workers=2)
+    assert [state(model) for model in several] == one
+    assert [model.recipe for model in several] == wanted
+    names = [sorted(path.name for path in (tmp_path / folder).glob("*.safetensors")) for folder in ("one", "several")]
+    assert names[0] == names[1]
+    assert len(names[0]) == 5  # a teacher, its logits and three students
+
+
+def test_an_unknown_method_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown method 'hints': one of hard_labels, distillation"):
+        Recipe(dataset="digits", method="hints")
+
+
+def test_a_cut_student_without_a_teacher_is_refused():
+    with pytest.raises(ValueError, match="cut out of its teacher needs one"):
+        Recipe(dataset="digits", cut=True)

@@ -1,0 +1,352 @@
+"""Files that are whole or absent, artifacts that are made once, and damage that never goes unnoticed."""
+
+import errno
+import importlib
+import itertools
+import os
+import pickle
+import shutil
+import subprocess
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+import distill_utils
+from distill_utils import _store
+from distill_utils._store import DamagedFile
+
+TENSORS = {"weight": torch.arange(6, dtype=torch.float32).view(2, 3), "step": torch.tensor(7)}
+RECORD = {"key": {"seed": 0}, "name": "θ₁", "history": [0.25, 1.5]}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "artifact.safetensors"
+    _store.save(path, TENSORS, RECORD)
+    return path
+
+
+def test_what_is_saved_is_read_back_exactly(tmp_path):
+    random = torch.randn(2, 3, 5, 4)
+    types = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int16, torch.bool)
+    tensors = {str(dtype): (4 * random).to(dtype) for dtype in (*types, torch.uint8)}
+    tensors |= {"scalar": torch.tensor(3.5), "empty": torch.empty(0, 7), "transposed": random.transpose(1, 3)}
+    tensors |= {"channels last": random.to(memory_format=torch.channels_last), "part": random[:, 1, ::2]}
+    tensors |= {"not a number": torch.tensor([float("nan"), -0.0]), "parameter": torch.nn.Parameter(random)}
+    _store.save(tmp_path / "a", tensors, RECORD)
+    read, record = _store.load(tmp_path / "a")
+    assert record == RECORD
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype
+        torch.testing.assert_close(read[name], tensor.detach(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_every_changed_byte_is_noticed(saved):
+    """Header, record, checksum and numbers: no single byte can differ without a DamagedFile that names the file."""
+    whole = saved.read_bytes()
+    for place, mask in itertools.product(range(len(whole)), (0x01, 0x80)):
+        saved.write_bytes(whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :])
+        with pytest.raises(DamagedFile, match=f"{saved} is damaged"):
+            _store.load(saved)
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, -20, -1])
+def test_a_truncated_file_is_named(saved, length):
+    saved.write_bytes(saved.read_bytes()[:length])
+    with pytest.raises(DamagedFile, match=f"{saved} is damaged .*: delete it and run again"):
+        _store.load(saved)
+
+
+def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path):
+    safetensors.torch.save_file(TENSORS, tmp_path / "theirs")
+    with pytest.raises(DamagedFile, match="theirs is damaged"):
+        _store.load(tmp_path / "theirs")
+
+
+class _Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    ("write", "read"),
+    [
+        (torch.save, lambda path: torch.load(path, weights_only=False)),
+        (lambda bomb, path: path.write_bytes(pickle.dumps(bomb)), lambda path: pickle.loads(path.read_bytes())),
+    ],
+    ids=["torch", "pickle"],
+)
+def test_a_file_that_runs_code_when_unpickled_is_refused_and_runs_none(write, read, tmp_path):
+    model, mark = tmp_path / "model.safetensors", tmp_path / "exploded"
+    write(_Bomb(mark), model)
+    with pytest.raises(DamagedFile, match=f"{model} is damaged"):
+        _store.load(model)
+    assert not mark.exists()
+    read(model.rename(tmp_path / "model.pt"))
+    assert mark.exists()  # the bomb was a live one
+
+
+# Writing
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(saved):
+    before = saved.read_bytes()
+
+    def stop_halfway():
+        with _store.atomic(saved) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_halfway()
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_write_replaces_the_old_file_and_makes_its_folder(tmp_path):
+    path = tmp_path / "new" / "deep" / "results.json"
+    for value in ({"z": [1, "θ"], "a": None}, {"a": 2}):
+        _store.write_json(path, value)
+        assert store.json.loads(path.read_text(encoding="utf-8")) == value
+    assert path.read_text(encoding="utf-8") == '{\n "a": 2\n}\n'
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_device_is_told_in_a_sentence(saved):
+    def write():
+        with _store.atomic(saved), open("/dev/full", "w") as full:
+            full.write("x")
+
+    with pytest.raises(OSError, match=f"no room on the disk for {saved}: free some space") as caught:
+        write()
+    assert caught.value.errno == errno.ENOSPC
+    assert _store.load(saved)[1] == RECORD
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_harms_nothing(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        not shutil.which("mount")
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode
+    ):
+        pytest.skip("a small disk cannot be mounted here: that takes root")
+    try:
+        path = disk / "artifact.safetensors"
+        _store.save(path, TENSORS, RECORD)
+        with pytest.raises(OSError, match=f"no room on the disk for {path}: free some space"):
+            _store.save(path, {"weight": torch.rand(100_000)}, RECORD)
+        with pytest.raises(OSError, match="no room on the disk"):
+            _store.write_json(disk / "results.json", list(range(100_000)))
+        assert list(disk.iterdir()) == [path]
+        assert _store.load(path)[1] == RECORD
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+@pytest.mark.parametrize(
+    "form", [OSError, lambda number, words: SafetensorError(f"I/O error: {words} (os error {number})")]
+)
+def test_a_folder_that_cannot_be_written_to_is_told_with_its_mend(number, form, tmp_path):
+    def write():
+        with _store.plainly(tmp_path / "a"):
+            raise form(number, os.strerror(number))
+
+    mend = rf"cannot write {tmp_path}/a \({os.strerror(number)}\): make its folder writable, or choose .*DISTILL_RUNS"
+    with pytest.raises(OSError, match=mend) as caught:
+        write()
+    assert caught.value.errno == number
+
+
+def test_a_file_where_a_folder_should_be_is_told_with_its_mend(tmp_path):
+    (tmp_path / "runs").touch()
+    with pytest.raises(OSError, match=f"cannot write {tmp_path}/runs/.*DISTILL_RUNS"):
+        _store.load_or_make("student", {}, make, tmp_path / "runs")
+    with pytest.raises(OSError, match=f"cannot write {tmp_path}/runs/results.json .*DISTILL_RUNS"):
+        _store.write_json(tmp_path / "runs" / "results.json", {})
+
+
+# Load or make
+
+
+def make(partial):
+    return TENSORS, {"history": [1.5]}
+
+
+def test_an_artifact_is_made_once_and_found_again_by_its_key(tmp_path):
+    made = []
+
+    def count(partial):
+        made.append(partial)
+        partial.write_text("unfinished")
+        return make(partial)
+
+    key = {"seed": 1, "schedule": {"steps": 5, "lr": 0.1}, "sizes": (3, 4)}
+    reordered = {"sizes": [3, 4], "schedule": {"lr": 0.1, "steps": 5}, "seed": 1}
+    for asked in (key, reordered):
+        tensors, record = _store.load_or_make("student", asked, count)
+        assert torch.equal(tensors["weight"], TENSORS["weight"])
+        assert record == {"history": [1.5]}
+    assert len(made) == 1
+    assert not made[0].exists()
+    _store.load_or_make("student", key | {"seed": 2}, count)
+    _store.load_or_make("teacher", key, count)
+    assert len(made) == 3
+
+
+def test_a_failure_leaves_no_artifact_but_its_unfinished_work():
+    def fail(partial):
+        partial.write_text("so far")
+        raise KeyboardInterrupt
+
+    def go_on(partial):
+        assert partial.read_text() == "so far"
+        return make(partial)
+
+    with pytest.raises(KeyboardInterrupt):
+        _store.load_or_make("student", {}, fail)
+    assert _store.load_or_make("student", {}, go_on)[1] == {"history": [1.5]}
+
+
+def test_what_a_killed_process_left_of_a_write_goes_when_the_artifact_is_made(tmp_path):
+    _store.load_or_make("student", {"seed": 0}, make, tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    other = tmp_path / ".student-0123456789abcdef.safetensors.0a1b2c3d.tmp"  # another process may be writing it now
+    left = [tmp_path / f".{path.stem}.{kind}.0a1b2c3d.tmp" for kind in ("safetensors", "partial")]
+    for each in (other, *left):
+        each.touch()
+    path.unlink()
+    _store.load_or_make("student", {"seed": 0}, make, tmp_path)
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, f".{path.stem}.lock", other.name}
+
+
+def test_what_is_there_is_loaded_without_writing_anything(tmp_path):
+    _store.load_or_make("student", {}, make, tmp_path)
+    (tmp_path / f".{next(tmp_path.glob('*.safetensors')).stem}.lock").unlink()
+    _store.load_or_make("student", {}, None, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_artifact_under_another_ones_name_is_refused(tmp_path):
+    for seed in (0, 1):
+        _store.load_or_make("student", {"seed": seed}, make, tmp_path)
+    first, second = sorted(tmp_path.glob("student-*.safetensors"))
+    shutil.copy(first, second)
+    outcomes = []
+    for seed in (0, 1):
+        try:
+            outcomes.append(_store.load_or_make("student", {"seed": seed}, make, tmp_path)[1])
+        except DamagedFile as error:
+            outcomes.append(str(error))
+    assert {"history": [1.5]} in outcomes
+    refusal = next(outcome for outcome in outcomes if isinstance(outcome, str))
+    assert refusal.startswith(f"{second} holds another artifact than its name says (seed is ")
+
+
+def test_a_file_without_a_key_under_an_artifacts_name_is_refused(tmp_path):
+    _store.load_or_make("student", {}, make, tmp_path)
+    _store.save(next(tmp_path.glob("*.safetensors")), TENSORS, {"history": []})
+    with pytest.raises(DamagedFile, match="holds another artifact"):
+        _store.load_or_make("student", {}, make, tmp_path)
+
+
+PROCESS = """
+import sys, torch
+from distill_utils import _store
+def make(partial):
+    with open(sys.argv[1], "a") as file:
+        file.write("made\\n")
+    print("at work", flush=True)
+    sys.stdin.readline()
+    return {"value": torch.full((3,), 2.5)}, {}
+print("ready", flush=True)
+sys.stdin.readline()
+print("asking", flush=True)
+print(_store.load_or_make("student", {"seed": 3}, make)[0]["value"].tolist(), flush=True)
+"""
+
+
+def test_two_processes_that_want_one_artifact_make_it_once(start_python, tmp_path):
+    first, second = (start_python("-c", PROCESS, tmp_path / "log") for _ in range(2))
+
+    def go(process):
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+    assert [process.stdout.readline() for process in (first, second)] == ["ready\n", "ready\n"]
+    go(first)
+    assert [first.stdout.readline() for _ in range(2)] == ["asking\n", "at work\n"]
+    go(second)
+    assert second.stdout.readline() == "asking\n"  # while the first is at work: now it must wait
+    go(first)
+    go(second)  # only a second maker would read this
+    outputs = [process.communicate() for process in (first, second)]
+    assert [out for out, _ in outputs] == ["[2.5, 2.5, 2.5]\n"] * 2, outputs
+    assert (tmp_path / "log").read_text() == "made\n"
+
+
+# Identities
+
+
+def test_a_digest_identifies_a_value_whatever_the_order_of_its_keys():
+    assert _store.digest({"a": 1, "b": [1, 2]}) == _store.digest({"b": [1, 2], "a": 1})
+    others = [{"a": 1, "b": [2, 1]}, {"a": 1}, {"a": 1.5, "b": [1, 2]}, {"a": "1", "b": [1, 2]}, {}]
+    assert len({_store.digest(value) for value in others}) == 5
+
+
+def test_a_checksum_sees_names_types_shapes_and_bytes_but_no_memory_layout():
+    x = torch.randn(2, 3, 5, 4)
+    same = [{"x": x, "y": x + 1}, {"y": x + 1, "x": x}, {"x": x.to(memory_format=torch.channels_last), "y": x + 1}]
+    assert len({_store.checksum(tensors) for tensors in same}) == 1
+    changed = x.clone()
+    changed[1, 2, 4, 3] = changed[1, 2, 4, 3].nextafter(torch.tensor(9.0))
+    others = [{"x": x}, {"y": x}, {"x": x.double()}, {"x": x.flatten(1)}, {"x": changed}, {"x": x.view(torch.int32)}]
+    assert len({_store.checksum(tensors) for tensors in others}) == 6
+    assert _store.checksum({"x": x}, "record") != _store.checksum({"x": x})
+
+
+CODE = '"""Doc."""\nimport math\n\n\ndef f(x, scale=2):\n    return math.sin(x) * scale\n\n\nclass A:\n    size = 3\n'
+SAME = CODE.replace('"Doc."', '"Another."').replace("    return", "    # why\n    return").replace("\n\n\n", "\n")
+DOCUMENTED = CODE.replace("scale=2):\n", 'scale=2):\n    """Times scale."""\n\n')
+
+
+@pytest.fixture
+def version(tmp_path, monkeypatch):
+    """The code version of a module with this source (and of more modules of the package)."""
+    monkeypatch.setattr(distill_utils, "__path__", [*distill_utils.__path__, str(tmp_path)])
+
+    def of(source, *others):
+        (tmp_path / "made_up.py").write_text(source, encoding="utf-8")
+        importlib.invalidate_caches()
+        _store.code_version.cache_clear()
+        return _store.code_version("made_up", *others)
+
+    return of
+
+
+def test_comments_docstrings_and_layout_leave_the_code_version_alone(version):
+    assert version(CODE) == version(SAME) == version(DOCUMENTED)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("scale=2", "scale=3"), ("sin", "cos"), ("* scale", "+ scale"), ("size = 3", "size = 3.0"), ("def f", "def g")],
+)
+def test_what_the_code_computes_changes_its_version(version, old, new):
+    assert version(CODE.replace(old, new)) != version(CODE)
+
+
+def test_every_named_module_counts(version):
+    assert len({version(CODE), version(CODE, "losses"), version(CODE, "losses", "models")}) == 3
+
+
+def test_a_name_that_is_too_long_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(OSError, match="cannot write .*too long"):
+        _store.save(tmp_path / ("é" * 200), {"a": torch.zeros(1)}, {})

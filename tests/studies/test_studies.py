@@ -1,0 +1,309 @@
+"""Studies: resumable after a kill at any moment, never mixed with other settings, judged as declared."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+import pytest
+from filelock import FileLock
+
+from distill_utils import _store, models, studies
+from distill_utils.studies import dropout
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = """
+import os
+from pathlib import Path
+import torch
+from distill_utils import studies
+
+def note(word, arm, seed):
+    with Path(os.environ["TINY_LOG"]).open("a") as file:
+        file.write(f"{word} {arm['arm']} {seed}\\n")
+
+def run(arm, seed, dataset):
+    note("start", arm, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(700, 700, generator=generator)
+    for _ in range(8):
+        x = torch.tanh(x @ x.T / 700)
+    note("end", arm, seed)
+    return {"score": float(x.mean()) + 0.01 * arm["arm"]}
+
+def of(arm):
+    return lambda runs: studies.select(runs, "score", arm=arm)
+
+STUDY = studies.Study("tiny", lambda dataset: [{"arm": i} for i in range(4)], run,
+    lambda dataset: [studies.Claim("arm 3 against arm 0", "score", of(3), of(0), 0.02)],
+    code=("stats",), datasets=("glyphs",))
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A copy of the package with one more study, and a way to start its command there."""
+    shutil.copytree(ROOT / "distill_utils", tmp_path / "distill_utils", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "distill_utils" / "study_tiny.py").write_text(TINY)
+    (tmp_path / "pyproject.toml").write_text("")  # makes the copy its own root, so results go there
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TINY_LOG": str(tmp_path / "log"),
+                   "DISTILL_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}  # fmt: skip
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "distill_utils", "study", *arguments]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, start_new_session=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+    start.folder = tmp_path
+    start.log = lambda: (tmp_path / "log").read_text().split("\n")[:-1] if (tmp_path / "log").exists() else []
+    start.results = tmp_path / "results" / "tiny-glyphs.json"
+    return start
+
+
+def finished_cells(folder):
+    """The runs that the journal holds, read without the package: one JSON line per operation."""
+    cells = []
+    for journal in (folder / "results").glob("*.journal"):
+        for line in journal.read_text().split("\n")[:-1]:
+            attributes = json.loads(line).get("user_attrs") or {}
+            if "arm" in attributes:
+                cells.append(f"{json.loads(attributes['arm'])['arm']} {attributes['seed']}")
+    return cells
+
+
+def test_a_killed_study_goes_on_without_losing_or_repeating_a_finished_run(tiny):
+    chance = random.Random(3)
+    for _ in range(4):
+        process = tiny("tiny", "--seeds", "4", "--workers", "2")
+        enough = len(tiny.log()) + chance.randint(1, 6)
+        while process.poll() is None and len(tiny.log()) < enough:
+            pass
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        kept, seen = finished_cells(tiny.folder), len(tiny.log())
+        assert not [line for line in tiny.log()[seen:] if line.removeprefix("start ") in kept]
+    before = set(finished_cells(tiny.folder))
+    seen = len(tiny.log())
+    _, err = tiny("tiny", "--seeds", "4", "--workers", "2").communicate()
+    assert tiny.results.exists(), err
+    again = [line for line in tiny.log()[seen:] if line.startswith("start") and line.removeprefix("start ") in before]
+    assert not again, "a finished run was done again"
+    assert sorted(finished_cells(tiny.folder)) == sorted(f"{arm} {seed}" for arm in range(4) for seed in range(4))
+
+
+def test_a_rerun_writes_the_same_file_and_other_settings_are_refused(tiny):
+    tiny("tiny", "--seeds", "3", "--workers", "1").communicate()
+    first = tiny.results.read_bytes()
+    ran = len(tiny.log())
+    tiny("tiny", "--seeds", "3", "--workers", "2").communicate()
+    assert tiny.results.read_bytes() == first
+    assert len(tiny.log()) == ran, "a finished run was done again"
+
+    process = tiny("tiny", "--seeds", "2")
+    _, err = process.communicate()
+    assert process.returncode != 0
+    assert "other settings (seeds)" in err
+    assert "Traceback" not in err
+    assert tiny.results.read_bytes() == first
+
+    study = json.loads(first)
+    assert [(run["arm"]["arm"], run["seed"]) for run in study["runs"]] == [(a, s) for a in range(4) for s in range(3)]
+    claim = study["verdicts"][0]
+    assert claim["difference"] == pytest.approx(0.03)
+    assert claim["n"] == 3
+
+
+# What a kill, a full disk or a bad block leaves
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """A study whose runs take no time, in this process; calling it does one run."""
+    study = studies.Study(
+        "few", lambda dataset: [{"arm": i} for i in range(3)], lambda arm, seed, dataset: {"score": arm["arm"] + 0.5},
+        lambda dataset: [], code=("stats",), datasets=("glyphs",),
+    )  # fmt: skip
+    monkeypatch.setattr(studies, "find", lambda name: study)
+    monkeypatch.setattr(studies.settings, "results_folder", lambda: tmp_path / "results")
+
+    def run(arm, seed=0):
+        studies._run_cell("few", "glyphs", {"arm": arm}, seed, True)
+
+    run.finished = lambda: sorted(json.loads(arm)["arm"] for arm, _ in studies.finished(study, "glyphs"))
+    run.journal = studies._path(study, "glyphs")
+    return run
+
+
+@pytest.mark.parametrize("length", [1, 40, -1])
+def test_a_line_that_was_cut_off_costs_its_own_run_alone(few, length):
+    few(0)
+    whole = few.journal.read_bytes()
+    few(1)
+    line = few.journal.read_bytes()[len(whole) :].splitlines()[-1]
+    few.journal.write_bytes(whole + line[:length])
+    assert few.finished() == [0]
+    few(2)
+    few(1)
+    assert few.finished() == [0, 1, 2]
+    assert all(json.loads(line) for line in few.journal.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"1.5", b"1.7"), (b'"metrics"', b'"metricz"'), (b'"check"', b'"chezk"'), (b"}", b"]"), (b"{", b"\xff")],
+)
+def test_a_changed_line_of_a_journal_is_named(few, old, new):
+    for arm in range(3):
+        few(arm)
+    lines = few.journal.read_bytes().splitlines(keepends=True)
+    (number,) = (number for number, line in enumerate(lines) if b'"score":1.5' in line)  # a time may hold 1.5 as well
+    few.journal.write_bytes(b"".join([*lines[:number], lines[number].replace(old, new), *lines[number + 1 :]]))
+    with pytest.raises(
+        _store.DamagedFile, match=rf"line {number + 1} of {few.journal} is damaged .* delete that line"
+    ):
+        few.finished()
+    few.journal.write_bytes(b"".join([*lines[:number], *lines[number + 1 :]]))
+    assert few.finished() == [0, 2]
+    few(1)
+    assert few.finished() == [0, 1, 2]
+
+
+def test_a_run_of_the_first_studies_needs_no_check(few):
+    few(0)
+    lines = [json.loads(line) for line in few.journal.read_text().splitlines()]
+    for line in lines:
+        line.get("user_attrs", {}).pop("check", None)
+    few.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert few.finished() == [0]
+
+
+def test_lines_of_another_form_are_no_traceback(few):
+    few(0)
+    few.journal.write_text(few.journal.read_text().replace('"op_code"', '"op_cods"'))
+    with pytest.raises(_store.DamagedFile, match=f"{few.journal} is damaged"):
+        few.finished()
+
+
+def test_a_lock_that_a_killed_process_left_keeps_nobody_waiting(few):
+    few(0)
+    few.journal.with_name(f".{few.journal.name}.lock").touch()
+    theirs = few.journal.with_name(f"{few.journal.name}.lock")
+    theirs.symlink_to(few.journal)  # Optuna's own, of an older version
+    few(1)
+    assert few.finished() == [0, 1]
+    assert theirs.is_symlink(), "it was waited for, and broken"
+
+
+RESULTS = sorted(path for path in (ROOT / "results").glob("*-*.json") if '"verdicts"' in path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_every_committed_results_file_gives_its_own_summary(path):
+    assert studies.read(path)["runs"]
+
+
+def _change(found, name):
+    """A results file with one thing changed."""
+    run, row = found["runs"][1], found["summary"][0]
+    metric = row["metric"]
+    {
+        "metric": lambda: run["metrics"].update({metric: run["metrics"][metric] + 0.01}),
+        "seed": lambda: run.update(seed=run["seed"] + 1),
+        "mean": lambda: row.update(mean=row["mean"] + 1e-6),
+        "no metric": lambda: run["metrics"].pop(metric),
+        "no runs": lambda: found.pop("runs"),
+        "other parts": lambda: found.update(verdictz=found.pop("verdicts")),
+        "no row": lambda: found["summary"].pop(),
+        "a number for a word": lambda: found.update(runs=7),
+    }[name]()
+
+
+@pytest.mark.parametrize(
+    "name", ["metric", "seed", "mean", "no metric", "no runs", "other parts", "no row", "a number for a word"]
+)
+def test_a_changed_results_file_is_refused(name, tmp_path):
+    found = _store.read_json(RESULTS[0])
+    _change(found, name)
+    _store.write_json(tmp_path / "results.json", found)
+    with pytest.raises(_store.DamagedFile, match=f"{tmp_path}/results.json is damaged .*: take it from git again"):
+        studies.read(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(("step", "refused"), [(1e-10, False), (1e-8, True)])
+def test_an_interval_that_ends_next_to_nothing_is_compared_by_its_size(step, refused):
+    row = {"metric": "m", "mean": -0.03, "low": -0.06, "high": 7e-12, "n": 11}
+    assert studies._alike(row, {**row, "high": row["high"] + step * 0.06}) is not refused
+
+
+def test_an_unknown_study_lists_the_known_ones(tiny):
+    process = tiny("tinny", "--seeds", "2")
+    _, err = process.communicate()
+    assert process.returncode != 0
+    assert "unknown study 'tinny'" in err
+    assert "dropout" in err
+    assert "Traceback" not in err
+
+
+def test_a_study_refuses_a_dataset_it_is_not_made_for():
+    with pytest.raises(ValueError, match="made for glyphs"):
+        studies.conduct("dropout", "digits", 2)
+
+
+def test_every_study_has_unique_arms_and_claims_that_its_arms_can_answer():
+    for name in studies.names():
+        study = studies.find(name)
+        for dataset in study.datasets:
+            arms = study.arms(dataset)
+            assert len({json.dumps(arm, sort_keys=True) for arm in arms}) == len(arms)
+            seeds, scores = range(2), defaultdict(lambda: 0.5)
+            runs = [{"arm": arm, "seed": seed, "metrics": scores} for arm in arms for seed in seeds]
+            for claim in study.claims(dataset):
+                assert claim.smallest > 0
+                assert len(claim.treated(runs)) == len(claim.control(runs)) == len(seeds), claim.name
+
+
+@pytest.mark.parametrize("dataset", dropout.STUDY.datasets)
+def test_every_arm_of_the_dropout_study_is_a_network_of_its_own(dataset):
+    recipes = [dropout.recipe(arm, 0, dataset) for arm in dropout.arms(dataset)]
+    assert len({repr(recipe) for recipe in recipes}) == len(recipes)
+    for recipe in recipes:
+        models.build(recipe.model, 10, **recipe.options)
+        assert recipe.teacher is None or models.build("teacher", 10, **recipe.teacher.options)
+
+
+def test_students_of_other_teachers_name_a_teacher_that_the_study_trains():
+    for dataset in ("glyphs", "fashion_mnist"):
+        arms = dropout.arms(dataset)
+        rates = {arm["rate"] for arm in arms if arm.get("model") == "teacher"}
+        assert {arm["teacher_rate"] for arm in arms if "teacher_rate" in arm} == rates
+
+
+def test_no_worker_outlives_a_killed_study(tiny):
+    process = tiny("tiny", "--seeds", "9", "--workers", "2")
+    while not tiny.log():
+        assert process.poll() is None
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert left == []
+
+
+def test_two_processes_share_a_study_instead_of_waiting_for_one_another(tiny):
+    (tiny.folder / "runs").mkdir()
+    cell = _store.digest({"study": "tiny", "dataset": "glyphs", "arm": {"arm": 0}, "seed": 0})
+    with FileLock(tiny.folder / "runs" / f".study-{cell}.lock"):  # another process is at the first run
+        process = tiny("tiny", "--seeds", "2", "--workers", "1")
+        while len(finished_cells(tiny.folder)) < 7:
+            assert process.poll() is None
+        assert "0 0" not in finished_cells(tiny.folder)
+    _, err = process.communicate()
+    assert tiny.results.exists(), err
+    assert len(finished_cells(tiny.folder)) == 8, "what the other one dropped is done in the end"

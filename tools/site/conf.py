@@ -1,0 +1,55 @@
+"""The web edition: how Sphinx builds what pages.py has laid out. make site"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "site")]
+
+import body  # noqa: E402
+
+import launch  # noqa: E402
+
+project = "Knowledge distillation, step by step and measured"
+author = copyright = ""
+html_title = html_short_title = "Knowledge distillation"
+language = "en"
+highlight_language = "none"  # of blocks that name none: formulas and commands
+extensions = ["myst_nb"]
+root_doc = "index"
+exclude_patterns = ["files/**/*.ipynb"]  # copies to download
+
+nb_execution_mode = "off"  # the committed outputs are what is shown
+nb_render_markdown_format = "myst"  # tables among the outputs
+nb_ipywidgets_js = {}  # widgets stand there in their static form; nothing is loaded from elsewhere
+myst_heading_anchors = 4  # as the repository's viewer makes them
+
+html_theme = "sphinx_book_theme"
+templates_path = ["templates"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_copy_source = html_show_sourcelink = html_show_copyright = html_show_sphinx = False
+html_theme_options = {
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "home_page_in_toc": True,
+    "show_toc_level": 2,
+    "navbar_persistent": [],  # one search field is enough
+    "collapse_navbar": True,
+}
+if launch.repository():
+    html_theme_options |= {"repository_url": launch.repository(), "use_repository_button": True}
+
+
+def setup(app):
+    app.connect("html-page-context", _language)
+
+
+def _language(app, page, template, context, doctree):
+    """A page README.zh-CN says to a screen reader which language it is in; on other pages, Chinese words do."""
+    if context.get("body"):
+        context["body"] = body.unbroken(body.breakable(context["body"]))
+    if page.startswith("README."):
+        context["language"] = page.removeprefix("README.")
+    elif context.get("body"):
+        context["body"] = body.chinese(context["body"])
