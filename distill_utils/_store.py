@@ -145,7 +145,7 @@ def _as_cpu_tensor(name: str, value: Tensor) -> Tensor:
 
 
 def load_or_make(kind: str, key: dict, make: Callable[[Path], tuple[dict, dict]], *,
-                 prefix: str = "") -> tuple[dict[str, Tensor], dict]:  # fmt: skip
+                 prefix: str = "") -> tuple[dict[str, Tensor], dict]:
     """Load the artifact of this key from the folder of runs, or make and keep it.
 
     kind: a key of VERSIONS; key: JSON-able, everything that shapes the artifact; make(partial): returns (tensors,

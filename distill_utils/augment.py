@@ -39,7 +39,7 @@ def augment(images: Tensor, index: Tensor, view: int, augmentation: Augmentation
     same shape and range. Pixels that move in from outside repeat the edge. A pixel that is not
     finite spoils its neighbours.
     """
-    _validate.tensors(images=(images, "float32 N×channels×H×W"), index=(index, "int64 N"))
+    _validate.tensors(images=(images, "float N×channels×H×W"), index=(index, "int64 N"))
     u = stateless_random.uniform(seed, f"view {view}", index, 6).to(images).T * 2 - 1  # 6×N in [-1, 1)
     angle, height, width = u[0] * augmentation.rotation, images.shape[2], images.shape[3]
     mirror = torch.where(u[5] < 0, -1.0, 1.0) if augmentation.flip else torch.ones_like(u[5])
@@ -47,7 +47,7 @@ def augment(images: Tensor, index: Tensor, view: int, augmentation: Augmentation
     theta = torch.stack([
         torch.stack([cos * mirror, sin * (height / width), shift[0] / width], 1),
         torch.stack([-sin * mirror * (width / height), cos, shift[1] / height], 1),
-    ], 1)  # N×2×3 # fmt: skip
+    ], 1)  # N×2×3
     if augmentation.rotation or augmentation.shift or augmentation.flip:
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)

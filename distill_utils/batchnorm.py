@@ -68,13 +68,13 @@ def statistics_loss(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int], *, steps: int = 200,
            lr: float = 0.05, statistics: float = 1.0, variation: float = 1e-3, shift: int = 2, seed: int = 0,
-           quiet: bool = False) -> Tensor:  # fmt: skip
+           quiet: bool = False) -> Tensor:
     """Images that the teacher would have liked to be trained on, made without any data (DeepInversion).
 
     Pixels, started from noise, minimise cross-entropy against the labels + statistics · statistics_loss +
     variation · total variation, by Adam; each step sees them shifted by up to `shift` pixels, since no pixel means
     anything by its place. labels: LongTensor N, the class that each image shall be; image_shape: channels, H, W.
-    Returns float32 N×channels×H×W in [0, 1]. The teacher is asked in eval mode and does not change. Left out: the
+    Returns float N×channels×H×W in [0, 1]. The teacher is asked in eval mode and does not change. Left out: the
     paper's pull away from a student (Adaptive DeepInversion) and its L2 term, which a range of [0, 1] replaces.
     """
     random = torch.Generator().manual_seed(seed)

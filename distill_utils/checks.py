@@ -48,7 +48,7 @@ def check(name: str, value: float | bool, low: float | Mapping | None = None, hi
     row = {
         "notebook": _notebook, "name": name, "dataset": dataset, "value": float(value),
         "low": bands[0], "high": bands[1], "passed": None if unknown else passed,
-    }  # fmt: skip
+    }
     with _locked() as path:
         _keep(path, [*_rows(path), row])
     if unknown:

@@ -29,7 +29,7 @@ class DataError(RuntimeError):
 class ImageSet:
     """Images with their labels and, for glyphs, what is known about them.
 
-    images: float32 N×channels×H×W in [0, 1]; labels: LongTensor N, -1 where unlabelled; masks: dict of bool N×H×W or
+    images: float N×channels×H×W in [0, 1]; labels: LongTensor N, -1 where unlabelled; masks: dict of bool N×H×W or
     None; factors: dict of tensors of length N that glyphs.render turns back into the images, or None.
     Raises ValueError where these are not of as many images; there may be none.
     """
@@ -70,7 +70,7 @@ class ImageSet:
         return ImageSet(
             torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]),
             join(self.masks, other.masks), join(self.factors, other.factors),
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _split(name, images, labels, classes, seed, augmentation, *, every_label=Fal
         name, ImageSet(images[first], labels[first]),
         ImageSet(images[third], torch.full_like(third, UNLABELLED)),
         ImageSet(images[second], labels[second]), test, classes, augmentation, seed,
-    )  # fmt: skip
+    )
 
 
 def _stratified_order(labels: Tensor, seed: int, stream: str) -> Tensor:

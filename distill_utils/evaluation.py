@@ -47,7 +47,7 @@ def score(outputs: Tensor, labels: Tensor) -> dict[str, float]:
 def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
     """agreement in [0, 1] and kl in nats of a student's logits with its teacher's, both N×C."""
     _validate.tensors(student_logits=(student_logits, "finite float N×C"),
-                      teacher_logits=(teacher_logits, "finite float N×C"))  # fmt: skip
+                      teacher_logits=(teacher_logits, "finite float N×C"))
     kl = F.kl_div(
         student_logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True
     )
@@ -139,7 +139,7 @@ def look_alikes(confusions: Tensor, groups: int) -> Tensor:
     classes count, in both directions. Average linkage on the log of the mean of both directions, cut into `groups`.
     Raises ValueError where no class is ever mistaken.
     """
-    _validate.tensors(confusions=(confusions, "finite real C×C"))
+    _validate.tensors(confusions=(torch.as_tensor(confusions).double(), "finite float C×C"))
     _validate.number("groups", groups, whole=True)
     if not 1 <= groups <= len(confusions):
         raise ValueError(f"{len(confusions)} classes make 1 to {len(confusions)} groups, found {groups}")
@@ -162,6 +162,6 @@ def _check(outputs: Tensor, labels: Tensor) -> None:
     """Logits and a class for each: a network that is measured says something, and there is what it should say."""
     if isinstance(labels, Tensor) and (labels.numel() == 0 or (labels.dtype == torch.long and int(labels.min()) < 0)):
         raise ValueError("there is nothing to compare with: the image set is empty or has images without labels")
-    _validate.tensors(outputs=(outputs, "finite float N×C"), labels=(labels, "long N"))
+    _validate.tensors(outputs=(outputs, "finite float N×C"), labels=(labels, "int64 N"))
     if int(labels.max()) >= outputs.shape[1]:
         raise ValueError(f"label {int(labels.max())} is no class: labels go from 0 to {outputs.shape[1] - 1}")

@@ -111,7 +111,7 @@ class SimKD(nn.Module):
     def projected(self, images: Tensor) -> Tensor:
         """The features N×D that shall equal the teacher's pooled ones."""
         first = self.body[0][0].weight
-        _validate.tensors(images=(images, f"{str(first.dtype).removeprefix('torch.')} N×{first.shape[1]}×H×W"))
+        _validate.tensors(images=(images, f"float N×{first.shape[1]}×H×W"))
         return self.projector(self.body(images))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -123,8 +123,8 @@ def hint_loss(student_map: Tensor, teacher_map: Tensor, regressor: nn.Module) ->
 
     Without a hint stage of its own: added to the soft targets through all of training, as RepDistiller does.
     """
-    _validate.tensors(student_map=(student_map, "float32 N×channels×H×W"),
-                      teacher_map=(teacher_map, "float N×width×H×W"))  # fmt: skip
+    _validate.tensors(student_map=(student_map, "float N×channels×H×W"),
+                      teacher_map=(teacher_map, "float N×width×H×W"))
     return F.mse_loss(regressor(student_map), teacher_map.detach())
 
 

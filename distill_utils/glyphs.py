@@ -29,7 +29,7 @@ FACES = (
     "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic",
     "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta",
     "cmr10", "cmb10", "cmss10", "cmtt10",
-)  # fmt: skip
+)
 SIZE = 28  # pixels on a side
 _MASTER, _CAP = 64, 40  # side and cap height of a master bitmap, in its own pixels
 _FINE = 3  # samples per pixel and axis when a master is drawn into the image
@@ -74,7 +74,7 @@ _FACTORS = {
     **{name: ("float32", -1000, 1000)
        for name in ("rotation", "shear", "x", "y", "contrast", "distractor_rotation", "distractor_x", "distractor_y",
                     "distractor_contrast", "texture_sd", "noise_sd")},
-}  # fmt: skip
+}
 
 # The glyph is as faint as the texture and may lie anywhere: no trivial map finds it (see tests/test_glyphs.py).
 MATCHED = Look(contrast=(0.2, 0.25), texture_sd=0.2, noise_sd=0.02, cap_height=(10.5, 13.0), shift=9.0, outward=True)
@@ -120,7 +120,7 @@ def sample(index: Tensor, seed: int = 0, look: Look = Look()) -> dict:
         "distractor_contrast": signed_contrast(15),
         "cue": cue, "cue_corner": one_of(21, 4), "cue_size": torch.full_like(index, look.cue_size),
         "texture_sd": torch.full_like(u[0], look.texture_sd), "noise_sd": torch.full_like(u[0], look.noise_sd),
-    }  # fmt: skip
+    }
 
 
 def without(factors: dict, part: str) -> dict:
@@ -139,7 +139,7 @@ def without(factors: dict, part: str) -> dict:
 def render(factors: dict) -> tuple[Tensor, dict]:
     """Draw images from their factors.
 
-    Returns images, float32 N×1×H×W on the 256 grey levels of [0, 1], and masks, a dict of bool N×H×W: object,
+    Returns images, float N×1×H×W on the 256 grey levels of [0, 1], and masks, a dict of bool N×H×W: object,
     distractor and cue, disjoint, each exactly the pixels that the part can change. Raises ValueError for no images,
     for images of several seeds or sizes of cue, or for a factor that is missing or makes no image.
     """
@@ -169,7 +169,7 @@ def _render(factors: dict, rows: Tensor) -> tuple[Tensor, dict]:
     column = {name: values.float()[:, None, None] for name, values in f.items()}  # N×1×1
     glyph = _coverage(f["label"], f["face"], f["cap_height"], f["x"], f["y"], f["rotation"], f["shear"], f["aspect"])
     other = _coverage(f["distractor"], f["distractor_face"], f["distractor_cap_height"],
-                      f["distractor_x"], f["distractor_y"], f["distractor_rotation"])  # fmt: skip
+                      f["distractor_x"], f["distractor_y"], f["distractor_rotation"])
     cue, patch = _cue(f)
     distractor = (other > 0) & ~cue
     masks = {"object": (glyph > 0) & ~distractor & ~cue, "distractor": distractor, "cue": cue}
@@ -194,7 +194,7 @@ def _coverage(label, face, cap_height, x, y, rotation, shear=None, aspect=None) 
     to_master = torch.stack([
         torch.stack([ax * (cos + shear * sin), ax * (sin - shear * cos)], 1),
         torch.stack([ay * -sin, ay * cos], 1),
-    ], 1)  # N×2×2 # fmt: skip
+    ], 1)  # N×2×2
     centre = torch.stack([x, y], 1)[:, :, None] / (SIZE / 2)
     theta = torch.cat([to_master, -to_master @ centre], 2)
     grid = F.affine_grid(theta, [len(x), 1, SIZE * _FINE, SIZE * _FINE], align_corners=False)

@@ -33,19 +33,19 @@ class HardTree(nn.Module):
         gates = shapes[0][0] if shapes[0] else -1
         if shapes[1:] != [(gates,), (gates, 2), (gates + 1, *shapes[3][1:]), (gates,)] or len(shapes[0]) != 2 or (
             len(shapes[3]) != 2 or 0 in (shapes[0][1], shapes[3][1])
-        ):  # fmt: skip
+        ):
             raise ValueError(f"G×in_features weights, G biases, G×2 below, G + 1 leaves, G nodes: found {shapes}")
-        _validate.tensors(leaves=(leaves, "float32+ L×C"))
+        _validate.tensors(leaves=(leaves, "float L×C"))
         if gates:
-            _validate.tensors(weights=(weights, "finite float32+ G×D"), biases=(biases, "finite float32+ G"),
-                              below=(below, "int64 G×2"), nodes=(nodes, "int64 G"))  # fmt: skip
+            _validate.tensors(weights=(weights, "finite float G×D"), biases=(biases, "finite float G"),
+                              below=(below, "int64 G×2"), nodes=(nodes, "int64 G"))
             below_ = below.cpu()
             parts, above = below_.flatten().sort().values, torch.arange(gates)[:, None]
             once = torch.equal(parts, torch.cat([torch.arange(-gates - 1, 0), torch.arange(1, gates)]))
             if not once or bool(((below_ >= 0) & (below_ <= above)).any()):
                 raise ValueError("below names each leaf and each gate but the root once, a gate before its parts")
         for name, value in {"weights": weights, "biases": biases, "below": below, "leaves": leaves,
-                            "nodes": nodes}.items():  # fmt: skip
+                            "nodes": nodes}.items():
             self.register_buffer(name, value)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def cart(images: Tensor, targets: Tensor, depth: int, *, seed: int = 0) -> Decis
     tree of Liu, Wang and Matwin (2018), with its centred logits the same at infinite temperature (see
     losses.soft_target_loss). Growing is greedy, so the first levels of a deeper tree are the shallower tree.
     """
-    _validate.tensors(images=(images, "finite float32+ N×features×…"), targets=(targets, "finite float32+ N×C"))
+    _validate.tensors(images=(images, "finite float N×features×…"), targets=(targets, "finite float N×C"))
     _validate.number("depth", depth, 1, whole=True)
     _validate.number("seed", seed, 0, 2**32 - 1, whole=True)
     grower = DecisionTreeRegressor(max_depth=depth, random_state=seed)
@@ -209,7 +209,7 @@ def measures(tree: HardTree, images: Tensor) -> dict[str, float]:
         "path": float(length[reached].mean()), "pixels": float(pixels.float().mean()) if len(pixels) else 0.0,
         "operations": float(work[reached].mean()),
         "leaves_for_95": int((share.cumsum(0) < 0.95 - 1e-6).sum()) + 1,
-    }  # fmt: skip
+    }
 
 
 def hardness(tree: SoftDecisionTree, hard: HardTree, images: Tensor) -> dict[str, float]:
@@ -226,7 +226,7 @@ def hardness(tree: SoftDecisionTree, hard: HardTree, images: Tensor) -> dict[str
         "agreement": float((said == path).float().mean()),
         "agreement_with_mixture": float((said == mixed).float().mean()),
         "sure": float((top > 0.9).float().mean()), "top_mass": float(top.mean()),
-    }  # fmt: skip
+    }
 
 
 # Reading
@@ -346,8 +346,8 @@ def surrogate_fidelity(
     not seen, on which fidelity, in [0, 1], is measured.
     """
     seen, said = held_out
-    _validate.tensors(features=(features, "finite float32+ N×F"), answers=(answers, "int64 N"),
-                      held_out=(seen, "finite float32+ M×F"), its_answers=(said, "int64 M"))  # fmt: skip
+    _validate.tensors(features=(features, "finite float N×F"), answers=(answers, "int64 N"),
+                      held_out=(seen, "finite float M×F"), its_answers=(said, "int64 M"))
     found = {}
     for depth in depths:
         _validate.number("depth", depth, 1, whole=True)
@@ -357,7 +357,7 @@ def surrogate_fidelity(
 
 
 def _check(tree: HardTree, images: Tensor) -> None:
-    _validate.tensors(images=(images, "finite float32+ N×features×…"))
+    _validate.tensors(images=(images, "finite float N×features×…"))
     count = images[0].numel()
     if len(tree.weights) and count != tree.weights.shape[1]:
         raise ValueError(f"this tree reads images of {tree.weights.shape[1]} numbers, found {count}")

@@ -80,7 +80,7 @@ def group_kd_loss(
         _validate.number("within", within, 0)
     outer, inner = group_kd_parts(student_logits, teacher_logits, groups, temperature, decoupled=decoupled)
     if isinstance(within, Tensor):
-        _validate.tensors(within=(within, f"float16+ {len(inner)}"))
+        _validate.tensors(within=(within, f"float {len(inner)}"))
     return between * outer + (within * inner).sum()
 
 
@@ -203,8 +203,8 @@ def primary_groups(teacher_logits: Tensor, temperature: float, mass: float) -> T
 def _softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log q of the student and log p of the teacher at a temperature, N×C each; no gradient to the teacher."""
     _validate.temperature(temperature)
-    _validate.tensors(student_logits=(student_logits, "float16+ N×C"))
-    _validate.tensors(teacher_logits=(teacher_logits, "float16+ N×C"))
+    _validate.tensors(student_logits=(student_logits, "float N×C"))
+    _validate.tensors(teacher_logits=(teacher_logits, "float N×C"))
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
             "student and teacher logits must have one shape N×C: found "
@@ -240,7 +240,7 @@ def _checked_groups(groups: Tensor, log_p: Tensor) -> tuple[Tensor, int]:
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:
-    _validate.tensors(student_logits=(logits, "float16+ N×C"), labels=(labels, "int64 N"))
+    _validate.tensors(student_logits=(logits, "float N×C"), labels=(labels, "int64 N"))
     _check_classes(labels, logits.shape[1])
 
 

@@ -15,8 +15,7 @@ def _check(images: Tensor, first: nn.Conv2d, least: int = 1) -> None:
     """Raise ValueError for images that the network's first convolution cannot read."""
     if torch.compiler.is_compiling() or isinstance(images, torch.fx.Proxy):  # nothing is known of them
         return
-    kind = "float" if torch.is_autocast_enabled() else str(first.weight.dtype).removeprefix("torch.")
-    _validate.tensors(images=(images, f"{kind} N×{first.in_channels}×H×W"))
+    _validate.tensors(images=(images, f"float N×{first.in_channels}×H×W"))
     if min(images.shape[2:]) < least:
         raise ValueError(f"images must have at least {least}×{least} pixels, found {tuple(images.shape[2:])}")
 
@@ -44,7 +43,7 @@ class PlainCNN(nn.Module):
             *_block(w, 2 * w), nn.AvgPool2d(2),
             *_block(2 * w, 4 * w), nn.AvgPool2d(2),
             *_block(4 * w, 4 * w),
-        )  # fmt: skip
+        )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(4 * w, num_classes)
@@ -79,7 +78,7 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, num_classes: int, in_channels: int = 3, *, width: int = 16, blocks: int = 3,
-                 dropout: float = 0.0):  # fmt: skip
+                 dropout: float = 0.0):
         super().__init__()
         layers, channels = _block(in_channels, width), width
         for stage, factor in enumerate((1, 2, 4)):

@@ -14,7 +14,7 @@ from PIL import Image
 # Okabe and Ito (2008). Teacher, student alone and distilled student keep their colour and dash in the whole series.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
+)
 TEACHER = {"color": BLACK, "linestyle": "-", "marker": "o"}
 ALONE = {"color": ORANGE, "linestyle": "--", "marker": "s"}
 DISTILLED = {"color": BLUE, "linestyle": "-.", "marker": "^"}
@@ -23,7 +23,7 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 14, "lines.linewidth": 2.5,
     "lines.markersize": 8, "legend.frameon": False, "svg.hashsalt": "distill",
     "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]),
-}  # fmt: skip
+}
 
 
 def figure(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 4.5, **options):
@@ -45,7 +45,7 @@ def show(fig: Figure, alt: str, table: list[dict] | None = None) -> None:
         fig.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(fig)
     display({"image/png": _smaller(buffer), "text/plain": f"Figure: {alt}"}, raw=True,
-            metadata={"image/png": {"alt": alt}})  # fmt: skip
+            metadata={"image/png": {"alt": alt}})
     if table:
         show_table(table)
 
@@ -101,7 +101,7 @@ def image_grid(images, titles=None, *, columns: int = 8, size: float = 1.35, mas
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     fig, axes = figure(rows, columns, width=size * columns, height=(size + (0.3 if titles else 0)) * rows,
-                       squeeze=False)  # fmt: skip
+                       squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
@@ -173,7 +173,7 @@ def _levels(paths) -> list[tuple[int, int]]:
 def _leaf(axis, x: float, y: float, logits, classes, share: float | None) -> None:
     chance = np.asarray(logits.softmax(0))
     axis.text(x, y - 0.05, str(classes[int(chance.argmax())]), ha="center", va="center", fontsize=18, weight="bold",
-              bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "#666666"}, zorder=6)  # fmt: skip
+              bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "#666666"}, zorder=6)
     inset = axis.inset_axes([x - 0.38, y - 0.75, 0.76, 0.36], transform=axis.transData, zorder=5)
     inset.bar(range(len(chance)), chance, color=BLUE)
     inset.set(ylim=(0, 1), xticks=[], yticks=[])

@@ -45,7 +45,7 @@ METHODS: dict[str, Method] = {}
 
 
 def method(name: str, *, prepare: Callable[..., dict] | None = None,
-           wrap: Callable[[nn.Module, Context], nn.Module] | None = None, version: int = 1) -> Callable:  # fmt: skip
+           wrap: Callable[[nn.Module, Context], nn.Module] | None = None, version: int = 1) -> Callable:
     """Register a loss as a method of training that recipes can name.
 
     The loss takes (model, batch, **options) and returns the scalar to minimise and a dict of parts to record, as
@@ -175,7 +175,7 @@ def _key(recipe: Recipe) -> dict:
     return {
         "recipe": _without_blanks(asdict(recipe)), "data": dataset(recipe.dataset, recipe.data_seed).fingerprint,
         "method_version": method.version, "teacher": None if teacher is None else _store.digest(_key(teacher)),
-    }  # fmt: skip
+    }
 
 
 def _without_blanks(record: dict) -> dict:
@@ -212,7 +212,7 @@ def ingredients(recipe: Recipe, *, teacher: nn.Module | None = None, quiet: bool
         "train": context.train, "loss": functools.partial(method.loss, **options), "schedule": recipe.schedule,
         "seed": recipe.seed, "augmentation": _augmentation(recipe), "teacher": recorded,
         "validation": context.data.validation, "what": f"training the {recipe.model}", "quiet": quiet,
-    }  # fmt: skip
+    }
 
 
 def _context(recipe: Recipe, *, teacher: nn.Module | None = None, quiet: bool = False) -> Context:
@@ -224,7 +224,7 @@ def _context(recipe: Recipe, *, teacher: nn.Module | None = None, quiet: bool = 
     if recipe.teacher is not None:
         teacher = teacher or load_or_train(recipe.teacher, quiet=quiet).model
         recorded = record(teacher, train.images, views=recipe.schedule.views, augmentation=_augmentation(recipe),
-                          quiet=quiet)  # fmt: skip
+                          quiet=quiet)
     return Context(image_data, train, teacher, recorded, recipe.seed)
 
 
@@ -239,10 +239,10 @@ def dataset(name: str, seed: int = 0) -> data.ImageData:
 
 
 def record(teacher: nn.Module, images: Tensor, *, views: int = 0, augmentation: Augmentation = NONE,
-           quiet: bool = False) -> list[Tensor]:  # fmt: skip
+           quiet: bool = False) -> list[Tensor]:
     """The teacher's logits on every view of the images, recorded or loaded (lesson 02).
 
-    images: float32 N×channels×H×W; views: how many augmented views; 0: the unaugmented images. Returns one float16
+    images: float N×channels×H×W; views: how many augmented views; 0: the unaugmented images. Returns one float16
     tensor N×C per view, which fit takes as its teacher and looks up by (view, position in the set), so shuffling
     cannot misalign them. Logits are kept rather than probabilities: the temperature can still be chosen. The error
     of half precision is at most 2⁻⁷ for logits below 32 in size. Each view is an artifact of its own, keyed by the
@@ -254,7 +254,7 @@ def record(teacher: nn.Module, images: Tensor, *, views: int = 0, augmentation: 
     key = {
         "teacher": _store.checksum(teacher.state_dict()), "architecture": repr(teacher),
         "images": _store.checksum({"images": images}),
-    }  # fmt: skip
+    }
     recorded = []
     with training.progress_bar(max(views, 1), "recording the teacher", unit="view", quiet=quiet) as bar:
         for view in range(max(views, 1)):

@@ -65,7 +65,7 @@ class SoftDecisionTree(nn.Module):
 
     def gate_scores(self, images: Tensor) -> Tensor:
         """β (w·x + b) of every gate, N×(2^depth − 1): the logit of going right."""
-        _validate.tensors(images=(images, f"{str(self.gates.weight.dtype).removeprefix('torch.')} N×features×…"))
+        _validate.tensors(images=(images, "float N×features×…"))
         x = images.flatten(1)
         if x.shape[1] != self.in_features:
             raise ValueError(
@@ -93,8 +93,8 @@ class SoftDecisionTree(nn.Module):
 
 def mixture(leaf_log_probabilities: Tensor, leaves: Tensor) -> Tensor:
     """log Σ_l P_l Q_l, N×C, of log P, N×L, and leaf logits L×C."""
-    _validate.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"),
-                      leaves=(leaves, "float32+ L×C"))  # fmt: skip
+    _validate.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float N×L"),
+                      leaves=(leaves, "float L×C"))
     return torch.logsumexp(leaf_log_probabilities[:, :, None] + leaves.log_softmax(1), dim=1)
 
 
@@ -106,8 +106,8 @@ def expected_leaf_cross_entropy(leaf_log_probabilities: Tensor, leaves: Tensor, 
     of the mixture and equals it where one leaf has all the mass. The paper prints
     −log Σ_l P_l Σ_k T_k log Q_lk, whose argument is negative; those who built it agree on this reading.
     """
-    _validate.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float32+ N×L"),
-                      leaves=(leaves, "float32+ L×C"), targets=(targets, "float32+ N×C"))  # fmt: skip
+    _validate.tensors(leaf_log_probabilities=(leaf_log_probabilities, "float N×L"),
+                      leaves=(leaves, "float L×C"), targets=(targets, "float N×C"))
     per_leaf = -targets.to(leaves.dtype) @ leaves.log_softmax(1).T  # N×L
     return (leaf_log_probabilities.exp() * per_leaf).sum(1).mean()
 
@@ -116,14 +116,14 @@ def mixture_loss(leaf_log_probabilities: Tensor, leaves: Tensor, targets: Tensor
     """Cross-entropy of the mixture of all leaves against targets N×C, batch mean; arguments as for
     expected_leaf_cross_entropy."""
     mixed = mixture(leaf_log_probabilities, leaves)
-    _validate.tensors(mixture=(mixed, "float N×C"), targets=(targets, "float32+ N×C"))
+    _validate.tensors(mixture=(mixed, "float N×C"), targets=(targets, "float N×C"))
     return -(targets * mixed).sum(1).mean()
 
 
 def balance_penalty(right: Tensor) -> Tensor:
     """−Σ_i 2^−depth(i) (½ log α_i + ½ log(1 − α_i)), where α_i = right is the share of what reaches gate i that goes
     right; it is least, depth · log 2, where every gate sends half to either side, and keeps gates from dying."""
-    _validate.tensors(right=(right, "float32+ gates"))
+    _validate.tensors(right=(right, "float gates"))
     depth = torch.arange(1, len(right) + 1).log2().floor()  # node i is on level ⌊log2(i + 1)⌋
     right = right.clamp(1e-6, 1 - 1e-6)
     return -(0.5 * (right.log() + (1 - right).log()) * 0.5**depth).sum()
@@ -134,7 +134,7 @@ def update_routing_average(tree: SoftDecisionTree, log_paths: Tensor) -> Tensor:
     2^depth, since a deep gate sees few images of a batch; its gradient is that of this batch. Updates the averages.
     """
     count = len(tree.reached)
-    _validate.tensors(log_paths=(log_paths, f"float32+ N×{2 * count + 1}"))
+    _validate.tensors(log_paths=(log_paths, f"float N×{2 * count + 1}"))
     reach = log_paths.exp().sum(0)
     at, onward = reach[:count], reach[2::2]  # right children are 2, 4, 6, …
     level = torch.arange(1, count + 1).log2().floor()
@@ -153,7 +153,7 @@ def total_variation(filters: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 def _steps(filters: Tensor, shape) -> Tensor:
     """The same for each filter, G."""
-    _validate.tensors(filters=(filters, f"float32+ G×{math.prod(shape)}"))
+    _validate.tensors(filters=(filters, f"float G×{math.prod(shape)}"))
     w = filters.reshape(-1, *shape)
     return w.diff(dim=2).abs().sum((1, 2, 3)) + w.diff(dim=3).abs().sum((1, 2, 3))
 
@@ -171,7 +171,7 @@ models.MODELS["soft_tree"] = _build  # for recipes; in_features: channels·H·W
 @recipes.method("tree_on_labels")
 def on_labels(tree: SoftDecisionTree, batch, **options) -> tuple[Tensor, dict[str, Tensor]]:
     """A tree alone, on labels. Options as in tree_loss; raises ValueError for an image without a label."""
-    _validate.tensors(labels=(batch.labels, "long N"))
+    _validate.tensors(labels=(batch.labels, "int64 N"))
     if int(batch.labels.min()) < 0:
         raise ValueError("label -1 marks an image without a label: train on soft targets, on_soft_targets")
     _validate.number("the largest label", int(batch.labels.max()), high=tree.num_classes - 1)
@@ -188,18 +188,18 @@ def on_soft_targets(tree: SoftDecisionTree, batch, *, temperature: float = 1.0, 
 
 def tree_loss(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=expected_leaf_cross_entropy,
               balance: float = 0.03, final_inverse_temperature: float = 1.0, sparsity: float = 0.0,
-              smoothness: float = 0.0):  # fmt: skip
+              smoothness: float = 0.0):
     """The loss of a tree on a batch with targets N×C, and its parts.
 
     loss: expected_leaf_cross_entropy or mixture_loss; balance: weight of balance_penalty (Frosst and Hinton: 0.1;
-    smaller here, since no five of ten classes are half of the images everywhere); final_inverse_temperature: above 1 to anneal, what β, 1
-    at first, rises to in the second half of training, in a straight line: gates become surer than weights alone make
+    smaller here, since no five of ten classes are half of the images everywhere); final_inverse_temperature: above 1
+    to anneal, what β, 1 at first, rises to in the second half of training, in a straight line: gates become surer than weights alone make
     them, at a cost in accuracy where a gate has not found its question by then; sparsity, smoothness: weights of
     Σ|w| and of the total variation of the filters, each divided by 2^depth of its gate, since a gate further down
     moves fewer images.
     """
     _validate.tensors(images=(batch.images, "float N×channels×H×W"),
-                      targets=(targets, f"float32+ N×{tree.num_classes}"))  # fmt: skip
+                      targets=(targets, f"float N×{tree.num_classes}"))
     weights = {"balance": balance, "sparsity": sparsity, "smoothness": smoothness}
     for name, value in {"final_inverse_temperature": final_inverse_temperature, **weights}.items():
         _validate.number(name, value, 0, 1e6)

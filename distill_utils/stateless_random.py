@@ -48,7 +48,7 @@ def uniform(seed: int, stream: str, index: Tensor, count: int = 1) -> Tensor:
 
 
 def normal(seed: int, stream: str, index: Tensor, count: int = 1) -> Tensor:
-    """Standard normal numbers, float32 N×count (Box and Muller 1958); arguments as in uniform."""
+    """Standard normal numbers, float N×count (Box and Muller 1958); arguments as in uniform."""
     bits = _bits(seed, stream, index, count)
     radius = ((_shift(bits, 40) + 1).float() * 2.0**-24).log().mul(-2).sqrt()  # 24 bits, never log(0)
     angle = (bits & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)

@@ -30,7 +30,7 @@ from distill_utils.data import ImageSet
 __all__ = [
     "Batch", "Loss", "Schedule", "TrainingDiverged", "check_divisible", "eval_mode", "fit", "logits", "one_cycle",
     "progress_bar", "reestimate_batch_norm", "seeded",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
         augmentation: Augmentation = Augmentation(), teacher: list[Tensor] | Tensor | nn.Module | None = None,
         validation: ImageSet | None = None, checkpoint: Path | None = None, checkpoint_every: int | None = None,
         on_report: Callable[[int], None] | None = None, what: str = "training",
-        quiet: bool = False) -> dict[str, list]:  # fmt: skip
+        quiet: bool = False) -> dict[str, list]:
     """Train model in place, on its own device; call model.compile() before to have its steps compiled.
 
     loss(model, batch) returns the scalar to minimise and a dict of its parts to record; teacher: recorded logits,
@@ -137,7 +137,7 @@ def check_divisible(batch_size: int, processes: int) -> None:
 def progress_bar(total: int, what: str, *, unit: str = "step", quiet: bool = False, initial: int = 0) -> tqdm:
     """A bar with the time left, on the error stream; use it in a with statement and call its update method."""
     return tqdm(total=total, desc=what, unit=unit, initial=initial, disable=quiet, leave=False, mininterval=0.5,
-                dynamic_ncols=True)  # fmt: skip
+                dynamic_ncols=True)
 
 
 def _batch(images, labels, step, schedule, seed, augmentation, teacher) -> Batch:

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("--workers", type=_count, help="processes of one thread each; default: one per core")
     study.add_argument("--replace", action="store_true", help="run everything again")
     study.add_argument("--verify", type=_count_or_0, metavar="K", help="do K random runs (0: all) again with "
-                       "today's code and compare them with the committed results")  # fmt: skip
+                       "today's code and compare them with the committed results")
     _add_train(commands)
     chosen = parser.parse_args(arguments)
     if chosen.command == "doctor":
@@ -106,16 +106,16 @@ def _train(chosen: argparse.Namespace) -> Path:
     recipe = replace(
         recipe, model=chosen.model or chosen.role, options=options, schedule=schedule, seed=chosen.seed,
         transfer=chosen.transfer,
-    )  # fmt: skip
+    )
     if chosen.role == "student":
         recipe = replace(
             recipe, method="distillation", teacher=train.load(chosen.teacher).recipe if chosen.teacher else teacher,
             method_options={"temperature": chosen.temperature, "alpha": chosen.alpha},
-        )  # fmt: skip
+        )
     return train.train(
         recipe, chosen.out, teacher=chosen.teacher, checkpoint_every=chosen.checkpoint_every, device=chosen.device,
         compiled=chosen.compile,
-    )  # fmt: skip
+    )
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -124,7 +124,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
     user_errors = (
         ValueError, OSError, data.DataError, _store.DamagedFile, training.TrainingDiverged, run.NotebookFailed,
-    )  # fmt: skip
+    )
     ok = True
     try:
         if chosen.command == "run":

@@ -99,4 +99,4 @@ def _gpu() -> str:
 _EXAMINATIONS: dict[str, Callable[[], str]] = {
     "Python": _python, "packages": _packages, "torch": _torch, "data": _data,
     "disk": _disk, "threads": _threads, "GPU": _gpu,
-}  # fmt: skip
+}

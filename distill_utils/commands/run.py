@@ -56,7 +56,7 @@ def _execute(path: Path):
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     client = nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3",
                                      extra_arguments=["--log-level=ERROR"],  # no warning inside the progress bar
-                                     resources={"metadata": {"path": str(path.parent)}})  # fmt: skip
+                                     resources={"metadata": {"path": str(path.parent)}})
     start, failure = time.perf_counter(), ""
     with training.progress_bar(cells, path.stem, unit="cell") as bar, _PeakMemory() as memory:
         client.on_cell_executed = lambda **_: bar.update()

@@ -12,7 +12,7 @@ TOLERANCE = 5.0  # standard deviations over seeds, see verify
 
 
 def run(name: str, dataset: str | None, seeds: int | None, *, workers: int | None = None, replace: bool = False,
-        verify_count: int | None = None) -> bool:  # fmt: skip
+        verify_count: int | None = None) -> bool:
     """Complete a study on a dataset (default: on all that it is made for) and print its verdicts.
 
     verify_count: instead, do as many of its runs again (0: all) and compare them. Returns whether they agree.
@@ -96,7 +96,7 @@ def _compared(row: dict, now: dict, arms: list[list[dict]], timed: tuple[str, ..
     worst = max(deviation, key=lambda name: deviation[name])
     equal = sum(math.isclose(now.get(name, math.inf), value, rel_tol=1e-6) for name, value in before.items())
     return Verified(row["arm"], row["seed"], len(before), equal, worst, deviation[worst], before[worst],
-                    now.get(worst, math.nan))  # fmt: skip
+                    now.get(worst, math.nan))
 
 
 def verified_table(rows: list[Verified]) -> str:
@@ -106,7 +106,7 @@ def verified_table(rows: list[Verified]) -> str:
         word = "agrees" if row.deviation <= 1 else "DIFFERS"
         lines.append(
             f"  {word}: {row.arm}, seed {row.seed}: {row.equal} of {row.metrics} metrics equal to six digits; "
-            f"largest difference in {row.worst}, {row.committed:.4g} then, {row.now:.4g} now ({row.deviation:.2f} of the "
-            f"tolerance)"
+            f"largest difference in {row.worst}, {row.committed:.4g} then, {row.now:.4g} now "
+            f"({row.deviation:.2f} of the tolerance)"
         )
     return "\n".join(lines)

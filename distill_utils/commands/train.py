@@ -25,7 +25,7 @@ from distill_utils.training import Schedule
 
 
 def train(recipe: Recipe, out: Path, *, teacher: Path | None = None, checkpoint_every: int | None = None,
-          device: str | None = None, compiled: bool = False) -> Path:  # fmt: skip
+          device: str | None = None, compiled: bool = False) -> Path:
     """Train the model of a recipe in a folder of its own, which it may have been begun in before.
 
     out: gets recipe.json at once, checkpoint.safetensors every checkpoint_every steps (default: twenty times a run)
@@ -79,7 +79,7 @@ def torchrun(processes: int, *arguments: str) -> None:
     For notebooks, which have no shell. Raises RuntimeError with the last line of the errors where it fails.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-               "-m", "distill_utils", *arguments]  # fmt: skip
+               "-m", "distill_utils", *arguments]
     done = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("error: ")] or [done.stderr[-500:]]
@@ -90,7 +90,7 @@ def _recipe(record: dict) -> Recipe:
     teacher = record["teacher"] and _recipe(record["teacher"])
     augmentation = record["augmentation"] and Augmentation(**record["augmentation"])
     return Recipe(**{**record, "teacher": teacher, "schedule": Schedule(**record["schedule"]),
-                     "augmentation": augmentation, "without": tuple(record["without"])})  # fmt: skip
+                     "augmentation": augmentation, "without": tuple(record["without"])})
 
 
 def _reserve_output_dir(out: Path, record: dict) -> None:

@@ -24,7 +24,7 @@ from distill_utils.explain.deeplift_check import UnsupportedModel, check_support
 __all__ = [
     "BASELINES", "Attribution", "UnsupportedModel", "attention", "blurred", "cam", "centred", "check_supported",
     "deeplift", "grad_cam", "grey", "integrated_gradients", "occlusion", "with_features",
-]  # fmt: skip
+]
 TOLERANCE = 1e-3  # the median residual above which DeepLIFT is refused
 _GATE = 16  # images that the gate looks at
 _BATCH = 250
@@ -105,7 +105,7 @@ def deeplift(
 
 
 def integrated_gradients(model: nn.Module, images: Tensor, classes: Tensor,
-                         baseline: str | float | Tensor = "blurred", *, steps: int = 32) -> Attribution:  # fmt: skip
+                         baseline: str | float | Tensor = "blurred", *, steps: int = 32) -> Attribution:
     """Integrated gradients (Sundararajan et al. 2017) of the centred logit, by Gauss-Legendre quadrature.
 
     Arguments as in deeplift; steps: points of the path from baseline to image. Any differentiable network in eval
@@ -129,7 +129,7 @@ def integrated_gradients(model: nn.Module, images: Tensor, classes: Tensor,
 
 @torch.no_grad()
 def occlusion(model: nn.Module, images: Tensor, classes: Tensor, baseline: str | float | Tensor = "blurred", *,
-              size: int = 4, stride: int = 2) -> Attribution:  # fmt: skip
+              size: int = 4, stride: int = 2) -> Attribution:
     """How much the centred logit falls when a window is replaced by the baseline (Zeiler and Fergus 2014).
 
     Arguments as in deeplift; size, stride: of the square window, pixels. A pixel gets the mean over the windows that
@@ -159,7 +159,7 @@ def occlusion(model: nn.Module, images: Tensor, classes: Tensor, baseline: str |
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str = "features",
-             signed: bool = False) -> Tensor:  # fmt: skip
+             signed: bool = False) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017) of the centred logit at a layer, resized to the images: N×H×W, no gradient.
 
     signed: keep what speaks against the class too. The map says where, coarsely; it does not add up to the score.
@@ -246,7 +246,7 @@ def _residual(maps: Tensor, change: Tensor) -> Tensor:
 
 def _in_batches(explain: Callable, model, images, classes, reference) -> Attribution:
     parts = [explain(model, images[rows], classes[rows], reference[rows])
-             for rows in torch.arange(len(images)).split(_BATCH)]  # fmt: skip
+             for rows in torch.arange(len(images)).split(_BATCH)]
     return Attribution(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 RULES = (
     nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus,
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
-)  # nn.Softmax has a rule too, but one that depends on the size of the batch # fmt: skip
+)  # nn.Softmax has a rule too, but one that depends on the size of the batch
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 # Functions as they are called, without underscores: "relu" is F.relu, torch.relu, x.relu() and x.relu_() alike.
 _BENT_NAMES = """
@@ -32,7 +32,7 @@ _BENT = frozenset(_BENT_NAMES.split())
 _PRODUCTS = {
     "mul", "multiply", "matmul", "mm", "bmm", "div", "divide", "true_divide", "einsum", "bilinear",
     "scaled_dot_product_attention",
-}  # fmt: skip
+}
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
 
 

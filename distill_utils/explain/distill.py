@@ -29,7 +29,7 @@ def explanation_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
 
 
 def maps(model: nn.Module, images: Tensor, classes: Tensor, *, kind: str = "grad-cam", layer: str = "features",
-         create_graph: bool = False) -> tuple[Tensor, Tensor]:  # fmt: skip
+         create_graph: bool = False) -> tuple[Tensor, Tensor]:
     """The maps that are matched, N×h×w at the layer's own resolution, and the logits N×C.
 
     kind: "grad-cam", signed, of the centred logit of `classes`, or "attention"; create_graph: to train through them.
@@ -52,11 +52,11 @@ def record_maps(teacher: nn.Module, images: Tensor, classes: Tensor, **options) 
     """The teacher's maps of a whole set, by position, in eval mode; options as of maps."""
     with eval_mode(teacher):
         return torch.cat([maps(teacher, images[rows], classes[rows], **options)[0]
-                          for rows in torch.arange(len(images)).split(500)])  # fmt: skip
+                          for rows in torch.arange(len(images)).split(500)])
 
 
 def explanation_distillation(model, batch, *, teacher_maps: Tensor, temperature: float = 4.0, weight: float = 5.0,
-                             kind: str = "grad-cam", layer: str = "features"):  # fmt: skip
+                             kind: str = "grad-cam", layer: str = "features"):
     """A loss for training.fit: soft targets + weight·(1 - cosine of student's and teacher's maps).
 
     teacher_maps: of the training images as they are, by position (see record_maps), for the classes that the teacher

@@ -63,8 +63,8 @@ def region_correlation(maps: Tensor, regions: Tensor, effects: Tensor) -> float:
     all of the relevance are equal.
     """
     _check(maps)
-    _validate.tensors(maps=(maps, "float16+ N×H×W"), regions=(regions, "bool R×N×H×W"),
-                      effects=(effects, "finite float R×N"))  # fmt: skip
+    _validate.tensors(maps=(maps, "float N×H×W"), regions=(regions, "bool R×N×H×W"),
+                      effects=(effects, "finite float R×N"))
     if not bool(regions.flatten(2).any(2).all()):
         raise ValueError("a region is empty: no relevance can lie in it")
     inside = (maps * regions).sum((2, 3))
@@ -75,7 +75,7 @@ def region_correlation(maps: Tensor, regions: Tensor, effects: Tensor) -> float:
 
 
 def abpc(model: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, infill: Tensor, *,
-         size: int = 2, steps: int = 28) -> float:  # fmt: skip
+         size: int = 2, steps: int = 28) -> float:
     """Area between two perturbation curves (Samek et al. 2017): blocks removed most and least relevant first.
 
     infill: what removed blocks show, N×channels×H×W; size: of a block, pixels; steps: points of each curve. Returns
@@ -108,7 +108,7 @@ def abpc(model: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, infill
 
 
 def infidelity(model: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, infill: Tensor, *,
-               windows: int = 32, seed: int = 0) -> float:  # fmt: skip
+               windows: int = 32, seed: int = 0) -> float:
     """How badly the map foretells what hiding a window does (Yeh et al. 2019), as a share of the effect's size.
 
     Squares of random size and place are replaced by the infill, which must be the baseline of the map: E[(relevance
@@ -141,7 +141,7 @@ def infidelity(model: nn.Module, images: Tensor, maps: Tensor, classes: Tensor, 
 
 
 def average_sensitivity(explainer: Callable, model: nn.Module, images: Tensor, classes: Tensor, *,
-                        radius: float = 0.02, samples: int = 4, seed: int = 0) -> Tensor:  # fmt: skip
+                        radius: float = 0.02, samples: int = 4, seed: int = 0) -> Tensor:
     """How much the map moves when the image hardly does: mean ‖a(x) - a(x + d)‖ / ‖a(x)‖, N, at least 0.
 
     explainer(model, images, classes): an Attribution; d uniform in ±radius grey levels, clipped to [0, 1]. Lower is
@@ -234,7 +234,7 @@ def auroc(maps: Tensor, masks: Tensor) -> Tensor:
 
 def trivial_maps(images: Tensor) -> dict[str, Tensor]:
     """Maps that know no model, N×H×W each: what a localisation score must be better than."""
-    _validate.tensors(images=(images, "finite float32 N×channels×H×W"))
+    _validate.tensors(images=(images, "finite float N×channels×H×W"))
     grey = images.mean(1)  # N×H×W
     kernel = torch.tensor([[1.0, 2, 1], [0, 0, 0], [-1, -2, -1]])
     edges = F.conv2d(F.pad(grey[:, None], (1, 1, 1, 1), "replicate"), torch.stack([kernel, kernel.T])[:, None])
@@ -248,7 +248,7 @@ def trivial_maps(images: Tensor) -> dict[str, Tensor]:
 
 
 def _flat(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    _validate.tensors(maps=(maps, "float16+ N×H×W"))
+    _validate.tensors(maps=(maps, "float N×H×W"))
     _validate.tensors(masks=(masks, "bool N×H×W"))
     if maps.shape != masks.shape:
         raise ValueError(f"maps and masks must have one shape N×H×W: found {tuple(maps.shape)}, {tuple(masks.shape)}")
@@ -272,8 +272,8 @@ def agreement(maps: Tensor, others: Tensor, *, mismatches: int = 5) -> dict[str,
     maps of `mismatches` other images: what all maps share, such as looking at the middle, is no agreement.
     """
     _validate.number("mismatches", mismatches, 1, whole=True)
-    _validate.tensors(maps=(maps, "float16+ N×H×W"))
-    _validate.tensors(others=(others, "float16+ N×H×W"))
+    _validate.tensors(maps=(maps, "float N×H×W"))
+    _validate.tensors(others=(others, "float N×H×W"))
     if maps.shape != others.shape or len(maps) <= mismatches:
         raise ValueError(
             f"two sets of maps of more than {mismatches} images must have one shape: found {tuple(maps.shape)}, "
@@ -293,7 +293,7 @@ def agreement(maps: Tensor, others: Tensor, *, mismatches: int = 5) -> dict[str,
 
 
 def dissection(model: nn.Module, images: Tensor, masks: Tensor, *, layer: str = "features.5", share: float = 0.02,
-               turned: int | None = None) -> Tensor:  # fmt: skip
+               turned: int | None = None) -> Tensor:
     """Network dissection (Bau et al. 2017): how well each unit of a layer marks each concept, IoU of U×K, in [0, 1].
 
     masks: bool K×N×H×W, one concept a row; share: a unit marks its highest activations, this share of all places of
@@ -350,16 +350,16 @@ def _generator(seed: int) -> torch.Generator:
 def _check_explained(images: Tensor, maps: Tensor, classes: Tensor, infill: Tensor) -> None:
     _check(maps)
     _validate.tensors(images=(images, "finite float N×channels×H×W"), maps=(maps, "float N×H×W"),
-                      infill=(infill, "finite float N×channels×H×W"), classes=(classes, "int64 N"))  # fmt: skip
+                      infill=(infill, "finite float N×channels×H×W"), classes=(classes, "int64 N"))
 
 
 def _check(maps: Tensor) -> None:
     if (isinstance(maps, Tensor) and maps.dtype.is_complex) or not isinstance(maps, Tensor):
-        _validate.tensors(maps=(maps, "float16+ N×H×W"))
+        _validate.tensors(maps=(maps, "float N×H×W"))
     if maps.ndim != 3 or len(maps) == 0:
         raise ValueError(f"maps must be N×H×W, at least one: found {tuple(maps.shape)}")
     flat = maps.flatten(1)
     for what, bad in {"holds a number that is not finite": ~flat.isfinite().all(1),
-                      "is zero everywhere": (flat == 0).all(1)}.items():  # fmt: skip
+                      "is zero everywhere": (flat == 0).all(1)}.items():
         if bool(bad.any()):
             raise ValueError(f"map {int(bad.nonzero()[0])} {what}: it explains nothing")

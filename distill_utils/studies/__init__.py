@@ -91,7 +91,7 @@ def arms_of(study: Study, dataset: str) -> list[dict]:
 
 
 def conduct(name: str, dataset: str, seeds: int | None = None, *, workers: int | None = None,
-            replace: bool = False) -> Path:  # fmt: skip
+            replace: bool = False) -> Path:
     """Run what is missing of a study and write its results file; where nothing is missing, judge its claims again.
 
     seeds: how many (default: as many as were run, or 5); workers: processes of one thread each (default: one per
@@ -117,7 +117,7 @@ def conduct(name: str, dataset: str, seeds: int | None = None, *, workers: int |
         recipes.run_all(_run_cell, calls, workers=workers, what=what, unit="run", done=len(cells) - len(calls))
     done = known | finished(study, dataset)
     runs = [{"arm": arm, "seed": seed, "metrics": done[_text(arm), seed]["metrics"],
-             "seconds": done[_text(arm), seed]["seconds"]} for arm, seed in _pairs(arms, seeds)]  # fmt: skip
+             "seconds": done[_text(arm), seed]["seconds"]} for arm, seed in _pairs(arms, seeds)]
     fresh = before is None or runs != before["runs"]
     settings_now = {"seeds": seeds, "arms": arms, "version": study.version}
     settings_now["code"] = _store.code_digest() if before is None or fresh else before["settings"]["code"]
@@ -126,7 +126,7 @@ def conduct(name: str, dataset: str, seeds: int | None = None, *, workers: int |
         "versions": _versions() if before is None or fresh else before["versions"],
         "seconds": round(sum(run["seconds"] for run in runs), 1), "runs": runs,
         "summary": _summary(arms, runs), "verdicts": verdicts(study.claims(dataset), runs),
-    }  # fmt: skip
+    }
     if found != before:
         _store.write_json(path, found)
     return path
@@ -202,7 +202,7 @@ def verdicts(claims: list[Claim], runs: list[dict]) -> list[dict]:
             "primary": claim.primary, "difference": mean,
             "low": None if n == 1 else low, "high": None if n == 1 else high, "n": n, "smallest": claim.smallest,
             "p_holm": p, "verdict": f"not assessed: {failed}" if failed else word,
-        })  # fmt: skip
+        })
     return rows
 
 
@@ -292,7 +292,7 @@ def _summary(arms: list[dict], runs: list[dict]) -> list[dict]:
             interval = stats.t_interval([metrics[metric] for metrics in own])
             low, high = (None if interval.n == 1 else value for value in interval[1:3])  # JSON knows no infinity
             summary.append({"arm": arm, "metric": metric, "mean": interval.mean, "low": low, "high": high,
-                            "n": interval.n})  # fmt: skip
+                            "n": interval.n})
     return summary
 
 

@@ -29,7 +29,7 @@ MATCH_WEIGHT = 5.0  # of 1 - cosine of the maps; declared, not tuned
 WITH_CUE = {
     "glyphs": {CLEAN: "glyphs_clean", 0.5: "glyphs_half_biased", BIASED: "glyphs_biased", 1.0: "glyphs_cue_only",
                },
-}  # fmt: skip
+}
 
 
 def images(dataset: str, part: str, seed: int, cue: float = BIASED) -> ImageSet:
@@ -64,12 +64,12 @@ def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
         return replace(recipes.TEACHER, dataset=name, seed=seed, data_seed=seed)
     options = {"width": arm["width"]} if "width" in arm else {}
     student = Recipe(dataset=name, options=options, transfer=arm.get("transfer", False), snapshots=arm in MATCHED,
-                     seed=seed, data_seed=seed)  # fmt: skip
+                     seed=seed, data_seed=seed)
     if arm["method"] in ("alone", "untrained"):
         return student
     method = "distillation" if arm["method"] == "distilled" else arm["method"]
     return replace(student, method=method, method_options={"temperature": TEMPERATURE},
-                   teacher=recipe({"model": "teacher", "kind": arm["of"]}, seed, dataset))  # fmt: skip
+                   teacher=recipe({"model": "teacher", "kind": arm["of"]}, seed, dataset))
 
 
 def model(arm: dict, seed: int, dataset: str) -> nn.Module:

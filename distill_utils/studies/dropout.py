@@ -69,7 +69,7 @@ def run(arm: dict, seed: int, dataset: str) -> dict:
         "train_accuracy": scores["train"]["accuracy"], "train_loss": scores["train"]["nll"],
         "test_accuracy": scores["test"]["accuracy"], "test_nll": scores["test"]["nll"],
         "test_ece": scores["test"]["ece"],
-    }  # fmt: skip
+    }
     if chosen.teacher is not None:
         teacher = load_or_train(chosen.teacher, quiet=True).model
         metrics |= compare(test, logits(teacher, image_data.test.images))

@@ -31,7 +31,7 @@ CALIBRATION = (CLEAN, 0.5, BIASED, 1.0)  # how often the cue is right where expl
 PRIMARY = {
     "object_mass_ig": (0.05, True), "region_correlation_ig": (0.05, True),
     "log_sensitivity": (math.log(1.1), False), "conflict_accuracy": (0.02, True),
-}  # fmt: skip
+}
 PRIMARY_WITHOUT_MASKS = {"abpc_ig": (0.05, True), "log_sensitivity": (math.log(1.1), False)}
 # In words, with the unit of a difference.
 _MEASURED = {
@@ -200,7 +200,7 @@ def _units(network, test) -> dict:
     seen = test.subset(torch.arange(min(500, len(test))))
     arguments = network, seen.images, seen.masks["object"][None]
     units = {name: metrics.dissection(*arguments, turned=turned)
-             for name, turned in (("unit_iou", None), ("unit_iou_turned", 0))}  # fmt: skip
+             for name, turned in (("unit_iou", None), ("unit_iou_turned", 0))}
     return {name: float(iou.mean()) for name, iou in units.items()}
 
 
@@ -220,21 +220,21 @@ def gates(runs: list[dict], explainer: str = "ig") -> dict[str, dict]:
             abs(_mean(runs, "randomised_cosine", **ALONE)), "below 0.3", lambda v: v < 0.3),
         "scale and shift of the logits do not matter": (
             max(run["metrics"]["invariance_error"] for run in runs), "below 0.001", lambda v: v < 1e-3),
-    }  # fmt: skip
+    }
     if "cue_reliance" in runs[0]["metrics"]:
         rows["trivial maps do not find the object"] = (
-            _mean(runs, "trivial_object_mass", **ALONE), "at most 0.03", lambda v: v <= 0.03)  # fmt: skip
+            _mean(runs, "trivial_object_mass", **ALONE), "at most 0.03", lambda v: v <= 0.03)
         rows["cue mass follows the known reliance"] = (
-            known_reliance(runs, explainer), "at least 0.8", lambda v: v >= 0.8)  # fmt: skip
+            known_reliance(runs, explainer), "at least 0.8", lambda v: v >= 0.8)
         turned = [_mean(runs, "unit_iou", **arm) - _mean(runs, "unit_iou_turned", **arm) for arm in READERS]
         rows["units turned at random score lower in unit_iou"] = (min(turned), "above 0", lambda v: v > 0)
     for metric in ("object_mass", "region_correlation", "abpc", "unit_iou"):
         name = metric if metric == "unit_iou" else f"{metric}_{explainer}"
         if name in runs[0]["metrics"]:
             rows[f"untrained networks score lower in {metric}"] = (
-                _distance(runs, name), "above 0", lambda v: v > 0)  # fmt: skip
+                _distance(runs, name), "above 0", lambda v: v > 0)
     return {name: {"value": value, "needs": needs, "passed": test(value)}
-            for name, (value, needs, test) in rows.items()}  # fmt: skip
+            for name, (value, needs, test) in rows.items()}
 
 
 def known_reliance(runs: list[dict], explainer: str) -> float:
@@ -329,10 +329,10 @@ def _claim(name, metric, treated, control, smallest, higher_is_better=True, *, p
 
     label, unit = _MEASURED[metric]
     return studies.Claim(name, metric, of(treated), of(control), smallest, higher_is_better,
-                         _gate(metric, treated, control), label, unit, primary)  # fmt: skip
+                         _gate(metric, treated, control), label, unit, primary)
 
 
 STUDY = studies.Study(
     "explanations", arms, run, claims, datasets=(*WITH_CUE, "fashion_mnist"),
     keys=("model", "kind", "method", "of", "matched", "cue"),
-)  # fmt: skip
+)

@@ -34,14 +34,14 @@ class MLP(nn.Module):
     """Two hidden layers of `width` ReLU units with dropout `dropout`, and `input_dropout` on the pixels; logits."""
 
     def __init__(self, num_classes: int, in_channels: int = 1, *, width: int, dropout: float = 0.0,
-                 input_dropout: float = 0.0):  # fmt: skip
+                 input_dropout: float = 0.0):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Flatten(), nn.Dropout(input_dropout),
             nn.Linear(in_channels * 784, width), nn.ReLU(), nn.Dropout(dropout),
             nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout),
             nn.Linear(width, num_classes),
-        )  # fmt: skip
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
@@ -61,7 +61,7 @@ def recipe(name: str, seed: int) -> Recipe:
         return alone
     return replace(alone, method="distillation", method_options={"temperature": TEMPERATURE},
                    teacher=recipe("teacher", seed), without=(3,) if name == "no 3" else (),
-                   schedule=replace(_STUDENT, steps=12000))  # fmt: skip
+                   schedule=replace(_STUDENT, steps=12000))
 
 
 def model(name: str, seed: int) -> nn.Module:
@@ -106,7 +106,7 @@ def _errors(outputs: Tensor, labels: Tensor) -> dict:
     wrong = outputs.argmax(1) != labels
     threes = labels == 3
     return {"test_errors": int(wrong.sum()), "test_errors_on_threes": int((wrong & threes).sum()),
-            "threes_right": float((~wrong[threes]).float().mean())}  # fmt: skip
+            "threes_right": float((~wrong[threes]).float().mean())}
 
 
 def claims(dataset: str) -> list[studies.Claim]:
@@ -119,7 +119,7 @@ def claims(dataset: str) -> list[studies.Claim]:
         studies.Claim(f"{name} against alone", "test_errors", errors(name), errors("alone"), 10, False,
                       label="test errors of 10,000", unit="errors")
         for name in ("distilled", "teacher")
-    ]  # fmt: skip
+    ]
 
 
 STUDY = studies.Study(

@@ -83,7 +83,7 @@ _SETTINGS = {
         labels=Schedule(steps=8000, lr=3e-3), distilled=Schedule(steps=8000, lr=3e-3), temperature=2.0,
         depths=(8,), trees=("soft",),
     ),
-}  # fmt: skip
+}
 TARGETS = ("labels", "distilled")
 MODELS = ("untrained", "teacher", "alone", "distilled")  # of the series, on glyphs
 # What the arms of the grid leave out. images: "labelled", "unlabelled" (those as well) or "nearby" (and all of them
@@ -93,7 +93,7 @@ SURROGATE_DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20)
 _FACTORS = (
     "label", "face", "rotation", "shear", "aspect", "cap_height", "x", "y", "contrast",
     "distractor", "distractor_x", "distractor_y", "distractor_contrast",
-)  # fmt: skip
+)
 
 
 def arms(dataset: str) -> list[dict]:
@@ -104,7 +104,7 @@ def arms(dataset: str) -> list[dict]:
     grid = [
         {"tree": tree, "depth": depth, "target": target}
         for tree in setting.trees for target in TARGETS for depth in setting.depths
-    ]  # fmt: skip
+    ]
     apart = [{"tree": "soft", "depth": setting.ablation_depth, **part} for part in setting.ablations.values()]
     return [{"tree": "teacher"}, *grid, *apart]
 
@@ -119,7 +119,7 @@ def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
     at = {"dataset": dataset, "seed": seed, "data_seed": seed}
     if arm["tree"] == "teacher":
         return Recipe(model="teacher", options=setting.network, schedule=setting.teacher, augmentation=setting.jitter,
-                      **at)  # fmt: skip
+                      **at)
     on_labels = arm["target"] == "labels"
     images = arm.get("images", "labelled" if on_labels else "nearby")
     schedule = replace(setting.labels if on_labels else setting.distilled, views=setting.views * (images == "nearby"))
@@ -132,7 +132,7 @@ def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
         method="tree_on_labels" if on_labels else "tree_on_soft_targets",
         teacher=None if on_labels else recipe({"tree": "teacher"}, seed, dataset),
         transfer=not on_labels and images != "labelled", schedule=schedule, augmentation=setting.nearby, **at,
-    )  # fmt: skip
+    )
 
 
 def teacher(seed: int, dataset: str) -> nn.Module:
@@ -152,7 +152,7 @@ def carts(target: str, seed: int, dataset: str) -> dict[int, HardTree]:
             recorded = recipes.record(teacher(seed, dataset), whole, quiet=True)
             if setting.views:
                 recorded += recipes.record(teacher(seed, dataset), whole, views=setting.views,
-                                           augmentation=setting.nearby, quiet=True)  # fmt: skip
+                                           augmentation=setting.nearby, quiet=True)
             images, targets = torch.cat([whole, *nearby]), torch.cat(recorded).float()
             targets = targets - targets.mean(1, keepdim=True)
         grown = hard_tree.cart(images, targets, max(DEPTHS), seed=seed)
@@ -209,12 +209,12 @@ def _surrogate_fidelity_metrics(name: str, seed: int) -> dict:
     chosen = {
         "teacher": theirs, "alone": alone,
         "distilled": replace(alone, method="distillation", method_options={"temperature": 8.0}, teacher=theirs),
-    }  # fmt: skip
+    }
     network = recipes.untrained(alone) if name == "untrained" else load_or_train(chosen[name], quiet=True).model
     seen, held_out = (_factors_and_answers(network, part) for part in (image_data.transfer, image_data.test))
     fidelity = hard_tree.surrogate_fidelity(*seen, held_out, SURROGATE_DEPTHS)
     return {"test_accuracy": _accuracy(lambda images: logits(network, images), image_data.test),
-            **{f"fidelity_{depth}": value for depth, value in fidelity.items()}}  # fmt: skip
+            **{f"fidelity_{depth}": value for depth, value in fidelity.items()}}
 
 
 def _factors_and_answers(network, part: ImageSet) -> tuple[Tensor, Tensor]:
@@ -259,4 +259,4 @@ def _pick(metric: str, **arm):
 STUDY = studies.Study(
     "readable_student", arms, run, claims, datasets=("digits", "mnist", "mnist_all", "glyphs"),
     keys=("model", "tree", "depth", "target", "images", "temperature", "final_inverse_temperature", "filters"),
-)  # fmt: skip
+)

@@ -213,7 +213,7 @@ def _scores(network: nn.Module, seed: int, dataset: str) -> dict:
         "validation_accuracy": score(logits(network, validation.images), validation.labels)["accuracy"],
         "test_accuracy": scores["accuracy"], "test_nll": scores["nll"], "test_ece": scores["ece"],
         **compare(outputs, logits(teacher, test.images)),
-    }  # fmt: skip
+    }
 
 
 def claims(dataset: str) -> list[studies.Claim]:
@@ -234,4 +234,4 @@ def claims(dataset: str) -> list[studies.Claim]:
 STUDY = studies.Study(
     "techniques", arms, run, claims, datasets=("glyphs", "fashion_mnist"), keys=("model", "technique"),
     timed=("relative_cost",),
-)  # fmt: skip
+)
