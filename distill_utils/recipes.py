@@ -156,7 +156,7 @@ def load_or_train_all(recipes: list[Recipe], *, workers: int | None = None) -> l
         unique = {_store.digest(asdict(recipe)): recipe for recipe in batch}.values()
         # A worker has not imported the module that registered the method, so the method goes along.
         todo = [(recipe, METHODS[recipe.method]) for recipe in unique if not is_trained(recipe)]
-        recipes.run_all(_train_quietly, todo, workers=workers, what="training", unit="model")
+        parallel.run_all(_train_quietly, todo, workers=workers, what="training", unit="model")
     return [load_or_train(recipe) for recipe in recipes]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from distill_utils import _store, recipes, settings, stats
+from distill_utils import _store, parallel, settings, stats
 
 _PARTS = {"study", "dataset", "settings", "versions", "seconds", "runs", "summary", "verdicts"}
 CURE = "take it from git again, or delete it and run what wrote it"  # for a damaged results file
@@ -114,7 +114,7 @@ def conduct(name: str, dataset: str, seeds: int | None = None, *, workers: int |
     for wait in (False, True):  # first what nobody else is running, so that processes share the work; then the rest
         done = known | finished(study, dataset)
         calls = [(name, dataset, arm, seed, wait) for arm, seed in cells if (_text(arm), seed) not in done]
-        recipes.run_all(_run_cell, calls, workers=workers, what=what, unit="run", done=len(cells) - len(calls))
+        parallel.run_all(_run_cell, calls, workers=workers, what=what, unit="run", done=len(cells) - len(calls))
     done = known | finished(study, dataset)
     runs = [{"arm": arm, "seed": seed, "metrics": done[_text(arm), seed]["metrics"],
              "seconds": done[_text(arm), seed]["seconds"]} for arm, seed in _pairs(arms, seeds)]
