@@ -167,6 +167,7 @@ def load_or_make(kind: str, key: dict, make: Callable[[Path], tuple[dict, dict]]
                 partial.unlink(missing_ok=True)
     tensors, record = load(path)
     found = record.pop("key", None)
+    record.pop("code", None)
     if found != key:
         raise DamagedFile(f"key mismatch in {path} ({describe_difference(key, found)}): delete it and run again")
     return tensors, record

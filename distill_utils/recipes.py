@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distill_utils import _store, _validate, data, losses, models, settings, training
+from distill_utils import _store, _validate, data, losses, models, parallel, settings, training
 from distill_utils._checkpoint import seeded, with_prefix
 from distill_utils.augment import NONE, Augmentation, augment
 from distill_utils.training import Schedule

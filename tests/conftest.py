@@ -27,7 +27,7 @@ def start_python():
     started = []
 
     def start(*arguments, **environment):
-        variables = {**os.environ, "PYTHONPATH": "tests", **environment}
+        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests/package", "tests/commands"]), **environment}
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)], cwd=settings.ROOT, env=variables, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

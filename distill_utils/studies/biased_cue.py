@@ -19,10 +19,12 @@ from distill_utils import glyphs, recipes, stateless_random
 from distill_utils.data import BIASED_LOOK, ImageSet
 from distill_utils.explain import distill
 from distill_utils.recipes import Context, Recipe, load_or_train
+from distill_utils.training import Schedule
 
 BIASED, CLEAN = 0.95, 1 / 36  # how often the patch is right
 ALONE, DISTILLED = {"method": "alone"}, {"method": "distilled", "of": "clean"}
 MATCHED = (ALONE, DISTILLED)  # compared at equal accuracy as well, so their snapshots are kept
+TEACHER, STUDENT = recipes.TEACHER.schedule, Schedule()
 TEMPERATURE = 8.0
 MATCH_WEIGHT = 5.0  # of 1 - cosine of the maps; declared, not tuned
 # The datasets whose images carry a cue, by how often it is right.
@@ -60,11 +62,10 @@ def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
     cue = arm.get("cue", CLEAN if arm.get("kind") == "clean" else BIASED)
     name = WITH_CUE[dataset][cue] if dataset in WITH_CUE else dataset
     if arm.get("model") == "teacher":
-        # Augmented as the series' own teacher is.
-        return replace(recipes.TEACHER, dataset=name, seed=seed, data_seed=seed)
+        return replace(recipes.TEACHER, dataset=name, schedule=TEACHER, seed=seed, data_seed=seed)
     options = {"width": arm["width"]} if "width" in arm else {}
     student = Recipe(dataset=name, options=options, transfer=arm.get("transfer", False), snapshots=arm in MATCHED,
-                     seed=seed, data_seed=seed)
+                     schedule=STUDENT, seed=seed, data_seed=seed)
     if arm["method"] in ("alone", "untrained"):
         return student
     method = "distillation" if arm["method"] == "distilled" else arm["method"]

@@ -62,7 +62,7 @@ def test_killed_at_random_moments_it_ends_in_the_very_same_weights(teacher, star
     finish(start_python(*STUDENT[:2], *arguments, "--out", tmp_path / "whole"))
     moments, killed = random.Random(5), tmp_path / "killed"
     for _ in range(6):
-        code = f"import test_scale; test_scale.aloud(*{(*arguments, '--out', str(killed))})"
+        code = f"import test_train; test_train.aloud(*{(*arguments, '--out', str(killed))})"
         process = start_python("-c", code)
         for _ in range(moments.randint(1, 60)):
             assert process.stdout.readline(), process.stderr.read()

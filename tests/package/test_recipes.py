@@ -116,7 +116,7 @@ def test_an_interrupted_training_goes_on_where_it_was(monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return hard_labels(model, batch)
 
-    monkeypatch.setitem(recipes.METHODS, "hard_labels", interrupted)
+    monkeypatch.setitem(recipes.METHODS, "hard_labels", recipes.METHODS["hard_labels"]._replace(loss=interrupted))
     with pytest.raises(KeyboardInterrupt):
         trained(ALONE)
     assert state(trained(ALONE)) == whole
@@ -135,6 +135,55 @@ def test_several_processes_train_the_same_models_as_one(monkeypatch, tmp_path):
     names = [sorted(path.name for path in (tmp_path / folder).glob("*.safetensors")) for folder in ("one", "several")]
     assert names[0] == names[1]
     assert len(names[0]) == 5  # a teacher, its logits and three students
+
+
+@recipes.method("shifted", prepare=lambda context, **options: {"recorded": [context.recorded[0] + 1], "by": 2.0})
+def _shifted(model, batch, *, temperature, by):
+    soft = (model(batch.images) - batch.teacher_logits).square().mean() / temperature
+    return by * soft, {"soft": soft}
+
+
+def test_a_method_gets_what_it_prepared_and_its_own_targets(monkeypatch):
+    recipe = replace(DISTILLED, method="shifted")
+    given = recipes.ingredients(recipe, quiet=True)
+    plain = recipes.ingredients(DISTILLED, quiet=True)
+    assert torch.equal(given["teacher"][0], plain["teacher"][0] + 1)
+    assert given["loss"].keywords == {"temperature": 3.0, "by": 2.0}
+    before = state(trained(recipe))
+    monkeypatch.setitem(recipes.METHODS, "shifted", recipes.METHODS["shifted"]._replace(version=2))
+    assert not recipes.is_trained(recipe)
+    assert state(trained(recipe)) == before
+
+
+def test_workers_train_with_methods_that_they_did_not_register(tmp_path, monkeypatch):
+    from distill_utils.studies import techniques  # registers "DIST"
+
+    recipe = replace(DISTILLED, method="DIST", method_options={"temperature": 4.0})
+    assert techniques.TECHNIQUES
+    (model,) = load_or_train_all([recipe], workers=1)
+    assert model.recipe == recipe
+
+
+def test_an_option_that_is_off_changes_no_key(monkeypatch):
+    before = recipes._key(ALONE)
+    real = recipes.asdict
+    monkeypatch.setattr(recipes, "asdict", lambda recipe: real(recipe) | {"added_later": False, "another": ()})
+    assert recipes._key(ALONE) == before
+
+
+def test_classes_left_out_are_not_trained_on(fits):
+    trained(replace(ALONE, without=(3, 5)))
+    labels = recipes.dataset("digits").train.labels
+    assert fits == [int(((labels != 3) & (labels != 5)).sum())]
+
+
+def test_snapshots_are_the_weights_along_training():
+    recipe = replace(ALONE, snapshots=True, schedule=replace(SCHEDULE, steps=8))
+    first, again = trained(recipe), trained(recipe)
+    assert len(first.snapshots) == len(again.snapshots) == len(first.history["step"]) == 8
+    assert _store.checksum(again.snapshots[-1]) == state(first)
+    assert _store.checksum(again.snapshots[3]) != state(first)
+    assert state(trained(replace(recipe, snapshots=False))) == state(first)
 
 
 def test_an_unknown_method_lists_the_known_ones():

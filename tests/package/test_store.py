@@ -1,8 +1,8 @@
 """Files that are whole or absent, artifacts that are made once, and damage that never goes unnoticed."""
 
 import errno
-import importlib
 import itertools
+import json
 import os
 import pickle
 import shutil
@@ -13,8 +13,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-import distill_utils
-from distill_utils import _store
+from distill_utils import _store, settings
 from distill_utils._store import DamagedFile
 
 TENSORS = {"weight": torch.arange(6, dtype=torch.float32).view(2, 3), "step": torch.tensor(7)}
@@ -113,7 +112,7 @@ def test_a_write_replaces_the_old_file_and_makes_its_folder(tmp_path):
     path = tmp_path / "new" / "deep" / "results.json"
     for value in ({"z": [1, "θ"], "a": None}, {"a": 2}):
         _store.write_json(path, value)
-        assert store.json.loads(path.read_text(encoding="utf-8")) == value
+        assert json.loads(path.read_text(encoding="utf-8")) == value
     assert path.read_text(encoding="utf-8") == '{\n "a": 2\n}\n'
     assert list(path.parent.iterdir()) == [path]
 
@@ -156,7 +155,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_harms_nothing(tmp_path):
 )
 def test_a_folder_that_cannot_be_written_to_is_told_with_its_mend(number, form, tmp_path):
     def write():
-        with _store.plainly(tmp_path / "a"):
+        with _store.friendly_os_errors(tmp_path / "a"):
             raise form(number, os.strerror(number))
 
     mend = rf"cannot write {tmp_path}/a \({os.strerror(number)}\): make its folder writable, or choose .*DISTILL_RUNS"
@@ -168,12 +167,19 @@ def test_a_folder_that_cannot_be_written_to_is_told_with_its_mend(number, form, 
 def test_a_file_where_a_folder_should_be_is_told_with_its_mend(tmp_path):
     (tmp_path / "runs").touch()
     with pytest.raises(OSError, match=f"cannot write {tmp_path}/runs/.*DISTILL_RUNS"):
-        _store.load_or_make("student", {}, make, tmp_path / "runs")
+        _store.load_or_make("model", {}, make)
     with pytest.raises(OSError, match=f"cannot write {tmp_path}/runs/results.json .*DISTILL_RUNS"):
         _store.write_json(tmp_path / "runs" / "results.json", {})
 
 
 # Load or make
+
+
+@pytest.fixture
+def runs():
+    """The folder that artifacts are kept in."""
+    settings.runs_folder().mkdir(parents=True)
+    return settings.runs_folder()
 
 
 def make(partial):
@@ -191,13 +197,13 @@ def test_an_artifact_is_made_once_and_found_again_by_its_key(tmp_path):
     key = {"seed": 1, "schedule": {"steps": 5, "lr": 0.1}, "sizes": (3, 4)}
     reordered = {"sizes": [3, 4], "schedule": {"lr": 0.1, "steps": 5}, "seed": 1}
     for asked in (key, reordered):
-        tensors, record = _store.load_or_make("student", asked, count)
+        tensors, record = _store.load_or_make("model", asked, count)
         assert torch.equal(tensors["weight"], TENSORS["weight"])
         assert record == {"history": [1.5]}
     assert len(made) == 1
     assert not made[0].exists()
-    _store.load_or_make("student", key | {"seed": 2}, count)
-    _store.load_or_make("teacher", key, count)
+    _store.load_or_make("model", key | {"seed": 2}, count)
+    _store.load_or_make("images", key, count)
     assert len(made) == 3
 
 
@@ -211,50 +217,50 @@ def test_a_failure_leaves_no_artifact_but_its_unfinished_work():
         return make(partial)
 
     with pytest.raises(KeyboardInterrupt):
-        _store.load_or_make("student", {}, fail)
-    assert _store.load_or_make("student", {}, go_on)[1] == {"history": [1.5]}
+        _store.load_or_make("model", {}, fail)
+    assert _store.load_or_make("model", {}, go_on)[1] == {"history": [1.5]}
 
 
-def test_what_a_killed_process_left_of_a_write_goes_when_the_artifact_is_made(tmp_path):
-    _store.load_or_make("student", {"seed": 0}, make, tmp_path)
-    (path,) = tmp_path.glob("*.safetensors")
-    other = tmp_path / ".student-0123456789abcdef.safetensors.0a1b2c3d.tmp"  # another process may be writing it now
-    left = [tmp_path / f".{path.stem}.{kind}.0a1b2c3d.tmp" for kind in ("safetensors", "partial")]
+def test_what_a_killed_process_left_of_a_write_goes_when_the_artifact_is_made(runs):
+    _store.load_or_make("model", {"seed": 0}, make)
+    (path,) = runs.glob("*.safetensors")
+    other = runs / ".model-0123456789abcdef.safetensors.0a1b2c3d.tmp"  # another process may be writing it now
+    left = [runs / f".{path.stem}.{kind}.0a1b2c3d.tmp" for kind in ("safetensors", "partial")]
     for each in (other, *left):
         each.touch()
     path.unlink()
-    _store.load_or_make("student", {"seed": 0}, make, tmp_path)
-    assert {each.name for each in tmp_path.iterdir()} == {path.name, f".{path.stem}.lock", other.name}
+    _store.load_or_make("model", {"seed": 0}, make)
+    assert {each.name for each in runs.iterdir()} == {path.name, f".{path.stem}.lock", other.name}
 
 
-def test_what_is_there_is_loaded_without_writing_anything(tmp_path):
-    _store.load_or_make("student", {}, make, tmp_path)
-    (tmp_path / f".{next(tmp_path.glob('*.safetensors')).stem}.lock").unlink()
-    _store.load_or_make("student", {}, None, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
+def test_what_is_there_is_loaded_without_writing_anything(runs):
+    _store.load_or_make("model", {}, make)
+    (runs / f".{next(runs.glob('*.safetensors')).stem}.lock").unlink()
+    _store.load_or_make("model", {}, None)
+    assert len(list(runs.iterdir())) == 1
 
 
-def test_an_artifact_under_another_ones_name_is_refused(tmp_path):
+def test_an_artifact_under_another_ones_name_is_refused(runs):
     for seed in (0, 1):
-        _store.load_or_make("student", {"seed": seed}, make, tmp_path)
-    first, second = sorted(tmp_path.glob("student-*.safetensors"))
+        _store.load_or_make("model", {"seed": seed}, make)
+    first, second = sorted(runs.glob("model-*.safetensors"))
     shutil.copy(first, second)
     outcomes = []
     for seed in (0, 1):
         try:
-            outcomes.append(_store.load_or_make("student", {"seed": seed}, make, tmp_path)[1])
+            outcomes.append(_store.load_or_make("model", {"seed": seed}, make)[1])
         except DamagedFile as error:
             outcomes.append(str(error))
     assert {"history": [1.5]} in outcomes
     refusal = next(outcome for outcome in outcomes if isinstance(outcome, str))
-    assert refusal.startswith(f"{second} holds another artifact than its name says (seed is ")
+    assert refusal.startswith(f"key mismatch in {second} (seed is ")
 
 
-def test_a_file_without_a_key_under_an_artifacts_name_is_refused(tmp_path):
-    _store.load_or_make("student", {}, make, tmp_path)
-    _store.save(next(tmp_path.glob("*.safetensors")), TENSORS, {"history": []})
-    with pytest.raises(DamagedFile, match="holds another artifact"):
-        _store.load_or_make("student", {}, make, tmp_path)
+def test_a_file_without_a_key_under_an_artifacts_name_is_refused(runs):
+    _store.load_or_make("model", {}, make)
+    _store.save(next(runs.glob("*.safetensors")), TENSORS, {"history": []})
+    with pytest.raises(DamagedFile, match="key mismatch"):
+        _store.load_or_make("model", {}, make)
 
 
 PROCESS = """
@@ -269,7 +275,7 @@ def make(partial):
 print("ready", flush=True)
 sys.stdin.readline()
 print("asking", flush=True)
-print(_store.load_or_make("student", {"seed": 3}, make)[0]["value"].tolist(), flush=True)
+print(_store.load_or_make("model", {"seed": 3}, make)[0]["value"].tolist(), flush=True)
 """
 
 
@@ -312,39 +318,27 @@ def test_a_checksum_sees_names_types_shapes_and_bytes_but_no_memory_layout():
     assert _store.checksum({"x": x}, "record") != _store.checksum({"x": x})
 
 
-CODE = '"""Doc."""\nimport math\n\n\ndef f(x, scale=2):\n    return math.sin(x) * scale\n\n\nclass A:\n    size = 3\n'
-SAME = CODE.replace('"Doc."', '"Another."').replace("    return", "    # why\n    return").replace("\n\n\n", "\n")
-DOCUMENTED = CODE.replace("scale=2):\n", 'scale=2):\n    """Times scale."""\n\n')
+# Keys
 
 
-@pytest.fixture
-def version(tmp_path, monkeypatch):
-    """The code version of a module with this source (and of more modules of the package)."""
-    monkeypatch.setattr(distill_utils, "__path__", [*distill_utils.__path__, str(tmp_path)])
-
-    def of(source, *others):
-        (tmp_path / "made_up.py").write_text(source, encoding="utf-8")
-        importlib.invalidate_caches()
-        _store.code_version.cache_clear()
-        return _store.code_version("made_up", *others)
-
-    return of
+def test_the_version_of_a_kind_is_part_of_every_key(monkeypatch):
+    _store.load_or_make("model", {"seed": 0}, make)
+    monkeypatch.setitem(_store.VERSIONS, "model", _store.VERSIONS["model"] + 1)
+    assert not _store.holds("model", {"seed": 0})
+    assert _store.holds("images", {"seed": 0}) is False
 
 
-def test_comments_docstrings_and_layout_leave_the_code_version_alone(version):
-    assert version(CODE) == version(SAME) == version(DOCUMENTED)
+def test_an_edit_of_the_source_is_provenance_and_changes_no_key(monkeypatch):
+    _store.load_or_make("model", {"seed": 0}, make)
+    monkeypatch.setattr(_store, "code_digest", lambda: "another")
+    assert _store.load_or_make("model", {"seed": 0}, None)[1] == {"history": [1.5]}
+    (path,) = (settings.runs_folder()).glob("*.safetensors")
+    assert len(_store.load(path)[1]["code"]) == 16
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("scale=2", "scale=3"), ("sin", "cos"), ("* scale", "+ scale"), ("size = 3", "size = 3.0"), ("def f", "def g")],
-)
-def test_what_the_code_computes_changes_its_version(version, old, new):
-    assert version(CODE.replace(old, new)) != version(CODE)
-
-
-def test_every_named_module_counts(version):
-    assert len({version(CODE), version(CODE, "losses"), version(CODE, "losses", "models")}) == 3
+def test_an_unknown_kind_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown kind of artifact 'modle': one of images, logits, model"):
+        _store.load_or_make("modle", {}, make)
 
 
 def test_a_name_that_is_too_long_is_told_in_a_sentence(tmp_path):

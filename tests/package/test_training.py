@@ -361,7 +361,7 @@ def test_a_step_that_ruins_the_weights_is_noticed_at_its_report(step, train, tin
 
 
 def test_an_empty_set_is_refused(train, tiny_model, tiny_set):
-    with pytest.raises(ValueError, match="the image set is empty"):
+    with pytest.raises(ValueError, match="cannot train on an empty image set"):
         train(tiny_model(), images=tiny_set.subset(slice(0, 0)))
 
 

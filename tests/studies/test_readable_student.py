@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from distill_utils.studies import readable_student as study
+from distill_utils import recipes
 from distill_utils.hard_tree import HardTree
+from distill_utils.studies import readable_student as study
 
 
 def text(arm):
@@ -77,19 +78,19 @@ def test_a_run_measures_every_kind_of_arm(quick):
         assert 0 <= metrics["test_accuracy"] <= 1
         assert all(isinstance(value, int | float) for value in metrics.values())
     assert rows[text(distilled)]["depth"] <= 3
-    again = study.soft(distilled, 0, "digits")
+    again = recipes.load_or_train(study.recipe(distilled, 0, "digits"), quiet=True).model
     assert again.trained, "what was kept was grown"
 
 
 def test_carts_are_kept_whole_at_every_depth(quick):
     grown, kept = study.carts("labels", 0, "digits"), study.carts("labels", 0, "digits")
-    images = study.images_of("digits", 0).test.images
+    images = recipes.dataset("digits", 0).test.images
     for depth in study.DEPTHS:
         assert isinstance(kept[depth], HardTree)
         assert_close(kept[depth](images), grown[depth](images))
         assert max(map(len, kept[depth].paths())) == depth
     accuracy = [
-        float((kept[d](images).argmax(1) == study.images_of("digits", 0).test.labels).float().mean())
+        float((kept[d](images).argmax(1) == recipes.dataset("digits", 0).test.labels).float().mean())
         for d in study.DEPTHS
     ]
     assert accuracy[0] < accuracy[2] < accuracy[-1]

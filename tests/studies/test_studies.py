@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,9 +16,10 @@ import pytest
 from filelock import FileLock
 
 from distill_utils import _store, models, studies
+from distill_utils.commands import study as study_command
 from distill_utils.studies import dropout
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TINY = """
 import os
 from pathlib import Path
@@ -42,7 +44,7 @@ def of(arm):
 
 STUDY = studies.Study("tiny", lambda dataset: [{"arm": i} for i in range(4)], run,
     lambda dataset: [studies.Claim("arm 3 against arm 0", "score", of(3), of(0), 0.02)],
-    code=("stats",), datasets=("glyphs",))
+    datasets=("glyphs",), keys=("arm",))
 """
 
 
@@ -50,7 +52,7 @@ STUDY = studies.Study("tiny", lambda dataset: [{"arm": i} for i in range(4)], ru
 def tiny(tmp_path):
     """A copy of the package with one more study, and a way to start its command there."""
     shutil.copytree(ROOT / "distill_utils", tmp_path / "distill_utils", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "distill_utils" / "study_tiny.py").write_text(TINY)
+    (tmp_path / "distill_utils" / "studies" / "tiny.py").write_text(TINY)
     (tmp_path / "pyproject.toml").write_text("")  # makes the copy its own root, so results go there
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TINY_LOG": str(tmp_path / "log"),
                    "DISTILL_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}  # fmt: skip
@@ -67,13 +69,12 @@ def tiny(tmp_path):
 
 
 def finished_cells(folder):
-    """The runs that the journal holds, read without the package: one JSON line per operation."""
+    """The runs that the journal holds, read without the package."""
     cells = []
-    for journal in (folder / "results").glob("*.journal"):
+    for journal in (folder / "results").glob("*.jsonl"):
         for line in journal.read_text().split("\n")[:-1]:
-            attributes = json.loads(line).get("user_attrs") or {}
-            if "arm" in attributes:
-                cells.append(f"{json.loads(attributes['arm'])['arm']} {attributes['seed']}")
+            run = json.loads(line)
+            cells.append(f"{run['arm']['arm']} {run['seed']}")
     return cells
 
 
@@ -98,7 +99,7 @@ def test_a_killed_study_goes_on_without_losing_or_repeating_a_finished_run(tiny)
     assert sorted(finished_cells(tiny.folder)) == sorted(f"{arm} {seed}" for arm in range(4) for seed in range(4))
 
 
-def test_a_rerun_writes_the_same_file_and_other_settings_are_refused(tiny):
+def test_a_rerun_writes_the_same_file_and_fewer_seeds_are_refused(tiny):
     tiny("tiny", "--seeds", "3", "--workers", "1").communicate()
     first = tiny.results.read_bytes()
     ran = len(tiny.log())
@@ -109,7 +110,7 @@ def test_a_rerun_writes_the_same_file_and_other_settings_are_refused(tiny):
     process = tiny("tiny", "--seeds", "2")
     _, err = process.communicate()
     assert process.returncode != 0
-    assert "other settings (seeds)" in err
+    assert "holds 3 seeds: ask for as many, or pass --replace" in err
     assert "Traceback" not in err
     assert tiny.results.read_bytes() == first
 
@@ -128,7 +129,7 @@ def few(monkeypatch, tmp_path):
     """A study whose runs take no time, in this process; calling it does one run."""
     study = studies.Study(
         "few", lambda dataset: [{"arm": i} for i in range(3)], lambda arm, seed, dataset: {"score": arm["arm"] + 0.5},
-        lambda dataset: [], code=("stats",), datasets=("glyphs",),
+        lambda dataset: [], datasets=("glyphs",), keys=("arm",),
     )  # fmt: skip
     monkeypatch.setattr(studies, "find", lambda name: study)
     monkeypatch.setattr(studies.settings, "results_folder", lambda: tmp_path / "results")
@@ -137,7 +138,8 @@ def few(monkeypatch, tmp_path):
         studies._run_cell("few", "glyphs", {"arm": arm}, seed, True)
 
     run.finished = lambda: sorted(json.loads(arm)["arm"] for arm, _ in studies.finished(study, "glyphs"))
-    run.journal = studies._path(study, "glyphs")
+    run.study = study
+    run.journal = studies._journal(study, "glyphs")
     return run
 
 
@@ -163,7 +165,9 @@ def test_a_changed_line_of_a_journal_is_named(few, old, new):
     for arm in range(3):
         few(arm)
     lines = few.journal.read_bytes().splitlines(keepends=True)
-    (number,) = (number for number, line in enumerate(lines) if b'"score":1.5' in line)  # a time may hold 1.5 as well
+    (number,) = (
+        number for number, line in enumerate(lines) if b'"score": 1.5' in line
+    )  # a time may hold 1.5 as well
     few.journal.write_bytes(b"".join([*lines[:number], lines[number].replace(old, new), *lines[number + 1 :]]))
     with pytest.raises(
         _store.DamagedFile, match=rf"line {number + 1} of {few.journal} is damaged .* delete that line"
@@ -175,30 +179,8 @@ def test_a_changed_line_of_a_journal_is_named(few, old, new):
     assert few.finished() == [0, 1, 2]
 
 
-def test_a_run_of_the_first_studies_needs_no_check(few):
-    few(0)
-    lines = [json.loads(line) for line in few.journal.read_text().splitlines()]
-    for line in lines:
-        line.get("user_attrs", {}).pop("check", None)
-    few.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert few.finished() == [0]
-
-
-def test_lines_of_another_form_are_no_traceback(few):
-    few(0)
-    few.journal.write_text(few.journal.read_text().replace('"op_code"', '"op_cods"'))
-    with pytest.raises(_store.DamagedFile, match=f"{few.journal} is damaged"):
-        few.finished()
-
-
-def test_a_lock_that_a_killed_process_left_keeps_nobody_waiting(few):
-    few(0)
-    few.journal.with_name(f".{few.journal.name}.lock").touch()
-    theirs = few.journal.with_name(f"{few.journal.name}.lock")
-    theirs.symlink_to(few.journal)  # Optuna's own, of an older version
-    few(1)
-    assert few.finished() == [0, 1]
-    assert theirs.is_symlink(), "it was waited for, and broken"
+def in_this_process(function, calls, **options):
+    return [function(*call) for call in calls]
 
 
 RESULTS = sorted(path for path in (ROOT / "results").glob("*-*.json") if '"verdicts"' in path.read_text("utf-8"))
@@ -239,7 +221,7 @@ def test_a_changed_results_file_is_refused(name, tmp_path):
 @pytest.mark.parametrize(("step", "refused"), [(1e-10, False), (1e-8, True)])
 def test_an_interval_that_ends_next_to_nothing_is_compared_by_its_size(step, refused):
     row = {"metric": "m", "mean": -0.03, "low": -0.06, "high": 7e-12, "n": 11}
-    assert studies._alike(row, {**row, "high": row["high"] + step * 0.06}) is not refused
+    assert studies._rows_match(row, {**row, "high": row["high"] + step * 0.06}) is not refused
 
 
 def test_an_unknown_study_lists_the_known_ones(tiny):
@@ -254,6 +236,65 @@ def test_an_unknown_study_lists_the_known_ones(tiny):
 def test_a_study_refuses_a_dataset_it_is_not_made_for():
     with pytest.raises(ValueError, match="made for glyphs"):
         studies.conduct("dropout", "digits", 2)
+
+
+def test_a_mistyped_key_of_an_arm_is_refused(few):
+    study = replace(studies.find("few"), arms=lambda dataset: [{"arm": 0}, {"amr": 1}])
+    with pytest.raises(ValueError, match=r"arm \{'amr': 1\} has an unknown key 'amr': one of arm"):
+        studies.arms_of(study, "glyphs")
+
+
+def test_a_mistyped_key_in_a_claim_is_refused(few):
+    few(0)
+    runs = list(studies.finished(studies.find("few"), "glyphs").values())
+    assert studies.select(runs, "score", arm=0, seed_of_teacher=None) == [0.5]
+    with pytest.raises(ValueError, match="no arm has the key 'amr': one of arm"):
+        studies.select(runs, "score", amr=0)
+
+
+# Verification and going on from committed results
+
+
+def test_a_complete_study_runs_nothing_again_and_a_new_arm_runs_alone(few, monkeypatch):
+    ran = []
+    study = studies.find("few")
+    noted = replace(study, run=lambda arm, seed, dataset: ran.append(arm["arm"]) or {"score": arm["arm"] + 0.5})
+    monkeypatch.setattr(studies, "find", lambda name: noted)
+    monkeypatch.setattr(studies.parallel, "run_all", in_this_process)
+    path = studies.conduct("few", "glyphs", 2)
+    few.journal.unlink()  # as in a fresh clone, which has the results alone
+    first = path.read_bytes()
+    del ran[:]
+    assert studies.conduct("few", "glyphs").read_bytes() == first
+    assert ran == []
+    wider = replace(noted, arms=lambda dataset: [{"arm": i} for i in range(4)])
+    monkeypatch.setattr(studies, "find", lambda name: wider)
+    studies.conduct("few", "glyphs")
+    assert ran == [3, 3]
+    monkeypatch.setattr(studies, "find", lambda name: replace(wider, version=2))
+    with pytest.raises(ValueError, match="made by another version of this study"):
+        studies.conduct("few", "glyphs")
+
+
+@pytest.mark.parametrize(("change", "agrees"), [(0.0, True), (0.02, True), (0.5, False), (None, False)])
+def test_a_run_done_again_is_compared_within_the_spread_over_seeds(change, agrees, few, monkeypatch):
+    def scored(by):
+        def run(arm, seed, dataset):
+            metrics = {"score": arm["arm"] + 0.01 * seed + (by or 0), "cost": 1.0 if by == 0 else 9.0}
+            return metrics if by is not None else {"cost": 1.0}
+
+        return replace(few.study, run=run, timed=("cost",))
+
+    monkeypatch.setattr(studies.parallel, "run_all", in_this_process)
+    monkeypatch.setattr(study_command.data, "load", lambda name: None)
+    monkeypatch.setattr(studies, "find", lambda name: scored(0))
+    studies.conduct("few", "glyphs", 3)
+    monkeypatch.setattr(studies, "find", lambda name: scored(change))
+    rows = study_command.verify("few", "glyphs", 3)
+    assert sorted(row.arm["arm"] for row in rows) == [0, 1, 2], "one run of each arm"
+    assert all((row.deviation <= 1) == agrees for row in rows)
+    assert all(row.metrics == 1 and row.equal == (change == 0.0) for row in rows)
+    assert study_command.run("few", "glyphs", None, verify_count=1) is agrees
 
 
 def test_every_study_has_unique_arms_and_claims_that_its_arms_can_answer():

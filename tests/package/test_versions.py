@@ -1,0 +1,145 @@
+"""The versions of artifacts are honest: what is inside a tiny one of each kind is compared with committed numbers.
+
+A stored artifact is found again whatever the source text says, so an edit that changes what is inside must raise the
+version of its kind. To raise one: change the number in _store.VERSIONS, then write the new numbers with
+`python tests/package/test_versions.py`.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill_utils import _store, data, hard_tree, recipes
+from distill_utils.explain import integrated_gradients
+from distill_utils.recipes import Recipe, load_or_train
+from distill_utils.studies import biased_cue, hinton_mnist, techniques
+from distill_utils.training import Schedule
+
+COMMITTED = Path(__file__).with_name("versions.json")
+TOLERANCE = 2e-3  # of a number's size plus a hundredth: what other processors round differently in a few steps
+
+SHORT = Schedule(steps=3, batch_size=32)
+TEACHER = Recipe(model="teacher", dataset="digits", options={"width": 6}, schedule=SHORT)
+STUDENT = Recipe(dataset="digits", options={"width": 4}, schedule=SHORT)
+
+
+def described(values: torch.Tensor) -> list[float]:
+    """A few numbers that change when anything in a tensor does: mean, size, and two weighted sums."""
+    flat = values.detach().double().flatten()
+    place = torch.arange(len(flat)).double()
+    return [
+        float(x) for x in (flat.mean(), flat.std(), (flat * place.cos()).mean(), (flat * (place / 7).sin()).mean())
+    ]
+
+
+def trained(**changes) -> list[float]:
+    recipe = Recipe(**{**STUDENT.__dict__, **changes})
+    weights = load_or_train(recipe, quiet=True).model.state_dict().values()
+    return described(torch.cat([value.flatten().float() for value in weights]))
+
+
+def distilled(method: str, **options) -> list[float]:
+    return trained(method=method, method_options=options, teacher=TEACHER)
+
+
+def images(name: str) -> list[float]:
+    part = data.load(name).validation.subset(torch.arange(72))
+    masks = torch.stack(list(part.masks.values())) if part.masks else torch.zeros(2)
+    return described(part.images) + described(masks.float())
+
+
+def tree(method: str, **options) -> list[float]:
+    changes = {"model": "soft_tree", "options": {"in_features": 64, "depth": 4}, "method_options": options}
+    return trained(method=method, teacher=TEACHER if "targets" in method else None, **changes)
+
+
+def cart() -> list[float]:
+    train = data.load("digits").train
+    grown = hard_tree.cart(train.images, torch.nn.functional.one_hot(train.labels, 10).float(), 4)
+    return described(hard_tree.from_cart(grown, depth=3)(train.images))
+
+
+def maps() -> list[float]:
+    train = data.load("digits").train.subset(torch.arange(20))
+    model = load_or_train(TEACHER, quiet=True).model
+    return described(integrated_gradients(model, train.images, train.labels, baseline="grey").maps)
+
+
+def logits(views: int) -> list[float]:
+    digits = data.load("digits")
+    model = load_or_train(TEACHER, quiet=True).model
+    recorded = recipes.record(model, digits.train.images, views=views, augmentation=data.augment.GLYPHS, quiet=True)
+    return described(torch.stack(recorded))
+
+
+# What a tiny artifact is made by, and the version that it belongs to: a kind of _store.VERSIONS, or a method.
+ARTIFACTS = {
+    "images: glyphs": lambda: images("glyphs"),
+    "images: glyphs_matched": lambda: images("glyphs_matched"),
+    "images: glyphs_biased": lambda: images("glyphs_biased"),
+    "model: teacher": lambda: trained(**TEACHER.__dict__),
+    "model: augmented": lambda: trained(schedule=Schedule(steps=3, batch_size=32, views=3),
+                                        augmentation=data.augment.GLYPHS),
+    "model: dropout": lambda: trained(options={"width": 4, "dropout": 0.3}),
+    "model: resnet": lambda: trained(model="resnet", options={"width": 8, "blocks": 1}),
+    "model: cut": lambda: trained(method="distillation", teacher=TEACHER, cut=True),
+    "model: mlp": lambda: mlp(),
+    "method hard_labels": lambda: trained(method_options={"smoothing": 0.1}),
+    "method distillation": lambda: distilled("distillation", temperature=3.0, alpha=0.7),
+    "method tree_on_labels": lambda: tree("tree_on_labels"),
+    "method tree_on_soft_targets": lambda: tree("tree_on_soft_targets", temperature=2.0),
+    **{f"method {name}": lambda name=name: distilled(name, **techniques.TECHNIQUES[name][1])
+       for name in techniques.TECHNIQUES if name in recipes.METHODS and name != techniques.PLAIN},
+    **{f"method {name}": lambda name=name: distilled(name, temperature=biased_cue.TEMPERATURE)
+       for name in ("smoothed", "permuted", "e2kd", "attention")},
+    "logits: unaugmented": lambda: logits(0),
+    "logits: augmented": lambda: logits(2),
+    "maps: integrated gradients": maps,
+    "cart: digits": cart,
+}  # fmt: skip
+
+
+def mlp() -> list[float]:
+    torch.manual_seed(0)
+    network = hinton_mnist.MLP(10, width=12, dropout=0.5, input_dropout=0.2).eval()
+    return described(network(torch.linspace(0, 1, 5 * 784).view(5, 1, 28, 28)))
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_what_an_artifact_holds_changes_with_its_version_alone(name):
+    torch.set_num_threads(1)
+    committed = json.loads(COMMITTED.read_text(encoding="utf-8"))[name]
+    kind, _, detail = name.partition(" ")
+    version = recipes.METHODS[detail].version if kind == "method" else _store.VERSIONS[kind.rstrip(":")]
+    where = f'version= of @method("{detail}")' if kind == "method" else f"VERSIONS[{kind.rstrip(':')!r}] in _store.py"
+    cure = f"raise {where} if that is meant, then run python tests/package/test_versions.py"
+    assert committed["version"] == version, f"{name} has a new version: run python tests/package/test_versions.py"
+    found = ARTIFACTS[name]()
+    different = [
+        (a, b) for a, b in zip(committed["numbers"], found, strict=True) if abs(a - b) > TOLERANCE * (0.01 + abs(a))
+    ]
+    assert not different, f"{name} now holds other numbers {different}: stored ones would be stale; {cure}"
+
+
+def test_every_kind_and_every_method_has_a_tiny_artifact():
+    named = set(ARTIFACTS)
+    missing = [kind for kind in _store.VERSIONS if not any(name.startswith(f"{kind}:") for name in named)]
+    missing += [f"method {name}" for name in recipes.METHODS if f"method {name}" not in named and name != "shifted"]
+    assert not missing, f"add to ARTIFACTS: {', '.join(missing)}"
+
+
+if __name__ == "__main__":
+    import os
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DISTILL_RUNS"] = folder
+        torch.set_num_threads(1)
+        found = {}
+        for name, make in ARTIFACTS.items():
+            kind, _, detail = name.partition(" ")
+            version = recipes.METHODS[detail].version if kind == "method" else _store.VERSIONS[kind.rstrip(":")]
+            found[name] = {"version": version, "numbers": [round(value, 8) for value in make()]}
+    COMMITTED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
