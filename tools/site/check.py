@@ -1,7 +1,7 @@
 """Reads the built pages and says what is wrong: links and anchors that lead nowhere, pictures without a description,
 anything that a page would fetch from elsewhere while it is read.
 
-    python docs/site/check.py build/site
+    python tools/site/check.py build/site
 """
 
 import re
