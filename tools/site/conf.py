@@ -7,7 +7,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "site")]
 
 import body  # noqa: E402
-
 import launch  # noqa: E402
 
 project = "Knowledge distillation, step by step and measured"

@@ -1,7 +1,7 @@
 """The findings of README.md: the sentences of findings.json, filled with numbers from results/.
 
 A finding lists the claims that it rests on, with the verdict for which its sentence was written, and may list all
-claims of a study that improve. If one of these changes, the sentence has to be rewritten; until then an error names it.
+claims of a study that improve. If one of these changes, the sentence has to be rewritten; an error names it.
 """
 
 import functools
@@ -12,6 +12,9 @@ from pathlib import Path
 from distill_utils import studies
 
 FINDINGS = json.loads(Path(__file__).with_name("findings.json").read_text(encoding="utf-8"))
+
+
+committed = functools.cache(studies.results)  # reading a file also checks its sums, which takes a while
 
 
 def findings(say) -> str:
@@ -31,7 +34,7 @@ def guard(finding: dict) -> None:
         if found != claim["verdict"]:
             raise ValueError(f"“{claim['claim']}” is now “{found}”, no longer “{claim['verdict']}”: {advice}")
     for name, expected in finding.get("only_these_improve", {}).items():
-        rows = studies.results(*name.split("-"))["verdicts"]
+        rows = committed(*name.split("-"))["verdicts"]
         better = [row["claim"] for row in rows if row["verdict"] == "improves"]
         if better != expected:
             raise ValueError(f"in {name}, {better} improve, no longer {expected}: {advice}")
@@ -39,7 +42,7 @@ def guard(finding: dict) -> None:
 
 def row_of(claim: dict) -> dict:
     """The verdict row of a claim; "metric" tells claims of one name apart."""
-    rows = studies.results(claim["study"], claim["dataset"])["verdicts"]
+    rows = committed(claim["study"], claim["dataset"])["verdicts"]
     rows = [row for row in rows if row["claim"] == claim["claim"]]
     rows = [row for row in rows if row["metric"] == claim.get("metric", row["metric"])]
     if len(rows) != 1:
@@ -49,10 +52,10 @@ def row_of(claim: dict) -> dict:
 
 @functools.cache
 def numbers(claim: str, say) -> dict:
-    """What a sentence may use of a claim (as JSON): the fields of its verdict row; the means over seeds of both sides,
-    treated and control; the difference in words; the parameters of the smallest network, if the study counted them."""
+    """What a sentence may use of a claim (given as JSON): the fields of its verdict row, the means over seeds of both
+    sides (treated, control), the difference in words, and the parameters of the smallest network, if counted."""
     key = json.loads(claim)
-    row, runs = row_of(key), studies.results(key["study"], key["dataset"])["runs"]
+    row, runs = row_of(key), committed(key["study"], key["dataset"])["runs"]
     declared = studies.find(key["study"]).claims(key["dataset"])
     (sides,) = (one for one in declared if (one.name, one.metric) == (row["claim"], row["metric"]))
     sizes = [run["metrics"]["parameters"] for run in runs if "parameters" in run["metrics"]]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "site")]
 
 import launch  # noqa: E402
-from findings import difference, findings  # noqa: E402
+from findings import committed, difference, findings  # noqa: E402
 
 from distill_utils import _store, settings, studies  # noqa: E402
 
@@ -76,7 +76,7 @@ def results(say) -> str:
     for path in sorted(settings.results_folder().glob("*-*.json")):
         if "verdicts" not in _store.read_json(path, cure=studies.CURE):
             continue  # a benchmark
-        found = studies.read(path)
+        found = committed(*path.stem.split("-"))
         name, rows = f"{found['study']}, {found['dataset']}", []
         words = Counter(row["verdict"].partition(": ")[0] for row in found["verdicts"])
         counted = "; ".join(f"{number} × {say(word)}" for word, number in sorted(words.items()))
