@@ -10,7 +10,7 @@
 ## make browser-test move every control of the explorers in lessons 02, 08 and 09, in JupyterLab and Chromium
 ## make mutants put faults into copies of the package, and show which test notices each
 ## make faults kill, fill, damage and lock out copies of the series, and show what is lost: nothing
-## make properties call every public function with 1,000 generated arguments, right ones and bad ones
+## make properties test functions with 1,000 generated arguments each, valid ones and invalid ones
 ## make strangers  the oldest and the newest versions, on every Python found here, each in a fresh environment
 ## make flakes ten times the whole suite: other hash seeds, another order, one and two threads
 ## make bench  compare the speed of training loops; needs torchdistill (benchmarks/requirements.txt) for all of them
@@ -71,7 +71,7 @@ faults: $(READY)
 	$(BIN)/python tools/stress/faults.py
 
 properties: $(READY)
-	$(BIN)/python tools/stress/properties.py
+	$(BIN)/python -m pytest -n 0 tests/package/test_properties.py --hypothesis-profile=many
 
 strangers: $(READY)
 	$(BIN)/python tools/stress/strangers.py
