@@ -1,7 +1,7 @@
 """Makes docs/teacher-student.png from trained models, which it trains where they are missing.
 
-Left, one validation image and the teacher's probabilities for it; right, test accuracies over seeds: data, teacher
-and student share the seed, small dots are seeds, bands are t-intervals of their mean. Run: python docs/make_picture.py
+Left, one validation image and the teacher's probabilities; right, test accuracies over seeds. Data, teacher and
+student share the seed, small dots are seeds, bands are t-intervals of their mean. Run: python docs/make_picture.py
 """
 
 from dataclasses import replace
