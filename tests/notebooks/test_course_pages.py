@@ -54,8 +54,6 @@ def test_lessons_that_are_there_are_linked_and_not_only_named():
     for page in pages:
         named = set(re.findall(r"^\*\*(\d\d) |[Ll]esson\s(\d\d)\b", read(page), re.MULTILINE))
         assert not {one or other for one, other in named} & HERE, f"{page.name}: write a link to the notebook"
-    for path in NOTEBOOKS:
-        assert f"(../notebooks/{path.name})" in read(COURSE / "README.md")
 
 
 def test_pages_of_executed_notebooks_find_the_glossary():

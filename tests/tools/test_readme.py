@@ -39,7 +39,8 @@ def test_check_writes_nothing_and_make_tables_writes(monkeypatch, tmp_path, caps
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     for page in tables.PAGES:
         (tmp_path / page).parent.mkdir(exist_ok=True)
-        (tmp_path / page).write_text((ROOT / page).read_text(encoding="utf-8"), encoding="utf-8")
+        text = (ROOT / page).read_text(encoding="utf-8")
+        (tmp_path / page).write_text(tables.filled(page, text), encoding="utf-8")
     assert tables.main(check=True) == 0
     page = tmp_path / "docs" / "results.md"
     whole = page.read_text(encoding="utf-8")
@@ -57,11 +58,6 @@ def test_a_page_without_markers_is_refused():
 
 
 # The lessons
-
-
-def test_every_notebook_is_in_the_table():
-    linked = re.findall(r"\(notebooks/(\w+\.ipynb)\)", part("README.md", "notebooks"))
-    assert linked == [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 
 
 def test_minutes_come_from_the_measured_seconds(monkeypatch, tmp_path):
@@ -150,20 +146,8 @@ def test_every_committed_claim_has_its_row():
 # Chinese
 
 
-def test_everything_generated_has_its_chinese_words():
-    missing = {}
-
-    def say(words):
-        if words not in tables.CHINESE:
-            missing[words] = f"add {json.dumps(words, ensure_ascii=False)} to tools/tables/zh.json"
-        return words
-
-    for make in (tables.lessons, tables.findings, tables.results, tables.speed):
-        make(say)
-    assert not missing, "\n".join(missing.values())
-
-
-def test_no_chinese_words_are_left_over():
+def all_words() -> set[str]:
+    """All English words of the generated parts, as they are looked up in zh.json."""
     used = set()
 
     def say(words):
@@ -172,10 +156,18 @@ def test_no_chinese_words_are_left_over():
 
     for make in (tables.lessons, tables.findings, tables.results, tables.speed):
         make(say)
-    fixed = {"improves", "improves, less than matters", "worsens", "worsens, less than matters", "inconclusive",
-             "no meaningful difference", "not assessed", "one seed", "none: the same runs", "not yet measured",
-             "primary", "exploratory"}  # fmt: skip
-    assert not set(tables.CHINESE) - used - fixed, "remove them from tools/tables/zh.json"
+    return used
+
+
+def test_everything_generated_has_its_chinese_words():
+    missing = all_words() - set(tables.CHINESE)
+    assert not missing, "\n".join(f"add {json.dumps(words)} to tools/tables/zh.json" for words in missing)
+
+
+def test_no_long_chinese_words_are_left_over():
+    """Verdicts and other short words may be missing from today's tables; sentences that changed are an oversight."""
+    old = {words for words in tables.CHINESE if len(words) > 40} - all_words()
+    assert not old, "\n".join(f"remove {json.dumps(words)} from tools/tables/zh.json" for words in old)
 
 
 @pytest.mark.parametrize("name", ["notebooks", "findings", "results", "speed"])
