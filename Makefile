@@ -2,6 +2,7 @@
 ## make test   set up, run every test and every notebook under nbval
 ## make lab    set up, open JupyterLab
 ## make course set up, write the students' versions of the graded exercises into build/course/release
+## make tables set up, write the generated tables and findings into README.md, docs/results.md and course/README.md
 ## make lint   set up, check style, types and spelling
 ## make site   the web edition, in build/site; make site-test looks at it in Chromium
 ## make slides slides from the notebooks' own cells, in build/slides
@@ -9,9 +10,10 @@
 ## make browser-test move every control of the explorers in lessons 02, 08 and 09, in JupyterLab and Chromium
 ## make mutants put faults into copies of the package, and show which test notices each
 ## make faults kill, fill, damage and lock out copies of the series, and show what is lost: nothing
-## make properties call every public function with 1,000 generated arguments, right ones and bad ones
+## make properties test functions with 1,000 generated arguments each, valid ones and invalid ones
 ## make strangers  the oldest and the newest versions, on every Python found here, each in a fresh environment
 ## make flakes ten times the whole suite: other hash seeds, another order, one and two threads
+## make bench  compare the speed of training loops; needs torchdistill (benchmarks/requirements.txt) for all of them
 ## make clean  remove what was set up, trained and built: .venv, runs and build
 ##
 ## Needs Python 3.11 or newer; another one than python3: make run PYTHON=/path/to/python3
@@ -56,20 +58,26 @@ lab: $(READY)
 course: $(READY)
 	$(BIN)/python course/exercises.py release
 
+tables: $(READY)
+	$(BIN)/python tools/tables/tables.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/kd_step.py
+
 mutants: $(READY)
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python tools/stress/mutants.py
 
 faults: $(READY)
-	$(BIN)/python tests/faults.py
+	$(BIN)/python tools/stress/faults.py
 
 properties: $(READY)
-	$(BIN)/python tests/properties.py
+	$(BIN)/python -m pytest -n 0 tests/package/test_properties.py --hypothesis-profile=many
 
 strangers: $(READY)
-	$(BIN)/python tests/strangers.py
+	$(BIN)/python tools/stress/strangers.py
 
 flakes: $(READY)
-	$(BIN)/python tests/flakes.py
+	$(BIN)/python tools/stress/flakes.py
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .
@@ -78,40 +86,40 @@ lint: $(READY)
 	$(BIN)/python -m codespell_lib
 
 # The site has an environment of its own, without torch: it reads the notebooks' outputs and the package's source.
-$(SITE)/ready: docs/site/requirements.txt
+$(SITE)/ready: tools/site/requirements.txt
 	$(find_python)
 	"$(PYTHON)" -m venv --clear $(SITE)
 	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(SITE)/bin/python -m uv pip install --python $(SITE)/bin/python --quiet -r docs/site/requirements.txt
+	$(SITE)/bin/python -m uv pip install --python $(SITE)/bin/python --quiet -r tools/site/requirements.txt
 	@touch $^ $@
 
 slides: $(SITE)/ready
 	rm -rf build/slides
-	$(SITE)/bin/python docs/site/slides.py build/slides
+	$(SITE)/bin/python tools/site/slides.py build/slides
 
 site: slides
 	rm -rf build/site build/site-doctrees
-	$(SITE)/bin/python docs/site/pages.py build/site-source
-	$(SITE)/bin/python -m sphinx -q -W --keep-going -c docs/site -d build/site-doctrees build/site-source build/site
+	$(SITE)/bin/python tools/site/pages.py build/site-source
+	$(SITE)/bin/python -m sphinx -q -W --keep-going -c tools/site -d build/site-doctrees build/site-source build/site
 	cp -R build/slides build/site/slides
-	$(SITE)/bin/python docs/site/check.py build/site
+	$(SITE)/bin/python tools/site/check.py build/site
 
 # What a browser is driven with; a machine without npm goes on without it, and what needs it says so.
 export LOOK_MODULES := build/look-modules
 look-modules:
-	@! command -v npm >/dev/null || { mkdir -p $(LOOK_MODULES) && cp docs/site/package.json $(LOOK_MODULES)/ && \
+	@! command -v npm >/dev/null || { mkdir -p $(LOOK_MODULES) && cp tools/site/package.json $(LOOK_MODULES)/ && \
 	npm install --prefix $(LOOK_MODULES) --silent --no-audit --no-fund --no-package-lock; }
 
 site-test: site look-modules
 	@command -v npm >/dev/null || { echo "make site-test looked at nothing: it needs node, npm and Chromium"; exit 0; }; \
-	node docs/site/look.mjs build/site build/look
+	node tools/site/look.mjs build/site build/look
 
 browser-test: $(READY) look-modules
-	$(BIN)/python tests/browser.py
+	$(BIN)/python tools/stress/browser.py
 
 # Into the site, where they are published: after make site, which begins with an empty folder.
 colab: $(SITE)/ready
-	$(SITE)/bin/python docs/site/colab.py build/site/colab
+	$(SITE)/bin/python tools/site/colab.py build/site/colab
 
 # The newest versions that the index serves; torch and torchvision as a pair that was tried. What torch brings along
 # for CUDA stays out: torch itself pins it, and a build for the CPU does without (UV_TORCH_BACKEND=cpu).
@@ -121,9 +129,9 @@ lock: $(READY)
 	  --no-annotate --upgrade --custom-compile-command "make lock" --constraint build/constraints.txt -o build/compiled.txt
 	grep -v -E '^(cuda|nvidia)-|^triton==' build/compiled.txt > requirements.txt
 	$(BIN)/python -m uv pip compile --group site --universal --python-version 3.11 --fork-strategy fewest --no-emit-index-url \
-	  --no-annotate --upgrade --custom-compile-command "make lock" -o docs/site/requirements.txt
+	  --no-annotate --upgrade --custom-compile-command "make lock" -o tools/site/requirements.txt
 
 clean:
 	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean
+.PHONY: help run test lab course tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean

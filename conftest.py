@@ -14,7 +14,7 @@ from nbval.kernel import RunningKernel
 
 ROOT = Path(__file__).resolve().parent
 
-# Set before torch is imported, here and in the kernels, which inherit it. More than one: tests/flakes.py.
+# Set before torch is imported, here and in the kernels, which inherit it. More than one: tools/stress/flakes.py.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")
 os.environ["DISTILL_BUILD"] = str(ROOT / "build" / "test")
 

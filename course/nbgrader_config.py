@@ -16,7 +16,7 @@ ROOT = Path(os.environ.get("DISTILL_COURSE") or SOURCE.parent.parent / "build" /
 
 
 class RemoveWrongAnswers(NbGraderPreprocessor):
-    """Named wrong answers are for tests/test_course.py alone."""
+    """Named wrong answers are for tests/notebooks/test_course.py alone."""
 
     def preprocess(self, nb, resources):
         nb.cells = [cell for cell in nb.cells if "wrong-answer" not in cell.metadata.get("tags", ())]

@@ -1,6 +1,6 @@
 """Makes docs/teacher-student.png from trained models, which it trains where they are missing.
 
-Left, one validation image and what the teacher says of it; right, test accuracies over seeds: data, teacher and
+Left, one validation image and the teacher's probabilities; right, test accuracies over seeds. Data, teacher and
 student share the seed, small dots are seeds, bands are t-intervals of their mean. Run: python docs/make_picture.py
 """
 
@@ -41,9 +41,9 @@ def accuracies() -> dict[str, list[float]]:
 
 
 def hesitation(image_data, teacher) -> tuple:
-    """Of the images of a Q that the teacher is sure of, the one of which it says most about O and 0 besides.
+    """The image of a Q that the teacher recognises with high probability and that looks most like O and 0 to it.
 
-    Returns the image, the teacher's logits and the numbers of the classes that it finds likeliest.
+    Returns the image, the teacher's logits and the indices of its three likeliest classes.
     """
     validation, classes = image_data.validation, image_data.classes
     outputs = logits(teacher, validation.images)

@@ -3,7 +3,7 @@
 A rule takes a notebook (its JSON) and its path, and returns one sentence for each fault: which cell, and what to do.
 Cells are counted from 1, text and code together. Nothing but Python is needed, so that another series can copy it:
 
-    python tests/notebook_rules.py notebooks/*.ipynb
+    python tools/notebook_rules.py notebooks/*.ipynb
 """
 
 import ast

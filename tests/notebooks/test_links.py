@@ -1,6 +1,6 @@
 """Every link inside the project leads to a file, and to a heading of it where it names one.
 
-Links out of the project are asked once a week, not in tests: python tests/test_links.py
+Links out of the project are asked once a week, not in tests: PYTHONPATH=tools python tests/notebooks/test_links.py
 """
 
 import http.server
@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import notebook_rules
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 KEPT = {"build", "runs", "data", ".venv", "node_modules", ".pytest_cache"}
 PAGES = sorted(
     path

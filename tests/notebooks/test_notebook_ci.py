@@ -14,7 +14,7 @@ import notebook_rules
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "notebook-ci.md").read_text(encoding="utf-8")
 STYLE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
@@ -63,7 +63,7 @@ def test_the_files_work_in_an_empty_folder(tmp_path):
     assert len(FILES) == 5
     for file in FILES:
         path = tmp_path / file.replace("distill_utils", "series_utils")
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, path)
     checks = tmp_path / "series_utils" / "checks.py"
     checks.write_text(checks.read_text(encoding="utf-8").replace("distill_utils", "series_utils"), encoding="utf-8")
@@ -82,7 +82,7 @@ def test_the_files_work_in_an_empty_folder(tmp_path):
     )  # fmt: skip
     words = {word: set(re.findall(rf"^{word} (\S+?(?:::Cell \d+)?)(?: - |$)", run.stdout, re.MULTILINE))
              for word in ("PASSED", "FAILED")}  # fmt: skip
-    rule = "tests/test_notebooks.py::test_notebook_keeps_the_rule[ends_with_summary_exercises_next-01_bad]"
+    rule = "tests/notebooks/test_notebooks.py::test_notebook_keeps_the_rule[ends_with_summary_exercises_next-01_bad]"
     assert words["FAILED"] == {"notebooks/01_bad.ipynb::Cell 2", rule}, run.stdout + run.stderr
     assert "it is more than one: measured 0, expected at least 1" in run.stdout
     assert {f"notebooks/00_good.ipynb::Cell {i}" for i in range(notebook_rules.CODE_CELLS[0])} <= words["PASSED"]
@@ -95,11 +95,12 @@ def test_the_page_gives_the_options_that_we_use():
     given = tomllib.loads(OPTIONS)["tool"]["pytest"]["ini_options"]
     assert set(given["addopts"]) <= set(ours["addopts"])
     assert given["testpaths"] == ours["testpaths"]
+    assert set(given["pythonpath"]) <= set(ours["pythonpath"])
 
 
 def test_the_page_is_a_page():
     assert len(PAGE.split("\n## What readers")[0].split()) < 750
-    assert len(STYLE.split("\n## Code")[0].split()) < 850
+    assert len(STYLE.split("\n## Notebooks")[1].split("\n## Code")[0].split()) < 750
 
 
 # The style guide
@@ -170,8 +171,20 @@ def test_the_week_tries_the_oldest_and_the_newest_versions():
     assert any(step.get("run") == ".venv/bin/python -m pytest" for step in job["steps"])
 
 
+def test_the_week_repeats_runs_of_every_study_that_needs_no_download():
+    from distill_utils import studies
+
+    free = {(name, dataset) for name in studies.names() for dataset in studies.find(name).datasets
+            if dataset in ("glyphs", "digits")}  # fmt: skip
+    job = jobs_of_the_week()["studies"]
+    assert {tuple(line.split(" --dataset ")) for line in job["strategy"]["matrix"]["study"]} == free
+    assert any("--verify 1" in step.get("run", "") for step in job["steps"])
+
+
 def test_the_week_asks_the_links_that_lead_out():
-    assert any("tests/test_links.py" in step.get("run", "") for step in jobs_of_the_week()["links"]["steps"])
+    assert any(
+        "tests/notebooks/test_links.py" in step.get("run", "") for step in jobs_of_the_week()["links"]["steps"]
+    )
 
 
 def test_the_conda_environment_names_no_builds():

@@ -7,7 +7,7 @@ import notebook_rules
 import pytest
 from notebook_rules import CHECKED, RULES
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 GOOD = NOTEBOOKS / "00_good.ipynb"  # where the notebook below is taken to lie; no such file
 
@@ -49,7 +49,7 @@ def good_notebook() -> dict:
         text("# Good\n\nOne sentence."),
         code('from distill_utils import checks\n\nchecks.begin("00_good")'),
         text(
-            "## First question\n\nSee [the rules](../tests/notebook_rules.py), [above](#Good) and "
+            "## First question\n\nSee [the rules](../tools/notebook_rules.py), [above](#Good) and "
             "[how](../README.md#conda-and-windows)."
         ),
         code(

@@ -6,25 +6,21 @@ import copy
 import json
 import re
 import struct
-import sys
 import tomllib
 from pathlib import Path
 
+import body
+import check
+import colab
+import launch
 import nbformat
+import pages
 import pytest
+import slides
+import tables
 import yaml
 
-import launch
-import tables
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "docs" / "site"))
-
-import body  # noqa: E402
-import check  # noqa: E402
-import colab  # noqa: E402
-import pages  # noqa: E402
-import slides  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ADDRESS = "https://github.com/someone/a-fork"
@@ -53,7 +49,11 @@ def named(monkeypatch):
         ("README.md", "docs/reliability.md", "docs/reliability.md"),
         ("docs/reliability.md", "notebook-ci.md", "notebook-ci.md"),
         ("docs/notebook-ci.md", "../CONTRIBUTING.md", "../CONTRIBUTING.md"),
-        ("CONTRIBUTING.md", "tests/notebook_rules.py", "files/tests/notebook_rules.py.md"),
+        ("CONTRIBUTING.md", "tools/notebook_rules.py", "files/tools/notebook_rules.py.md"),
+        ("README.md", "distill_utils/explain", "api/explain.md"),
+        ("README.md", "distill_utils/explain/metrics.py", "api/explain.metrics.md"),
+        ("docs/notebook-ci.md", "../distill_utils/_store.py", "../files/distill_utils/_store.py.md"),
+        ("README.md", "docs/results.md#techniques-glyphs", "docs/results.md#techniques-glyphs"),
         ("course/README.md", "../docs/notebook-ci.md#five-steps", "../docs/notebook-ci.md#five-steps"),
         ("README.md", "#sources", "#sources"),
         ("README.md", "https://arxiv.org/abs/1503.02531", "https://arxiv.org/abs/1503.02531"),
@@ -91,11 +91,17 @@ def test_everything_is_laid_out(tmp_path):
         assert all(len(cell["metadata"]["mystnb"]["image"]["alt"]) > 20 for cell in pictures)
         assert (tmp_path / "files" / "notebooks" / path.name).read_bytes() == path.read_bytes()
         assert re.match(r"# \D", cells[0]["source"]), "lessons are numbered in the contents alone"
-    for page in ("course/README.md", "course/glossary.md", "course/quiz/01.md", "README.zh-CN.md"):
+    for page in (
+        "course/README.md",
+        "course/glossary.md",
+        "course/quiz/01.md",
+        "README.zh-CN.md",
+        "docs/results.zh-CN.md",
+    ):
         assert (tmp_path / page.replace("course/README", "course/index")).exists() == (ROOT / page).exists()
     assert (tmp_path / "api" / "losses.md").exists()
     about = start.split(":caption: About the series")[1].split("```")[0]
-    for page in ("CONTRIBUTING.md", "docs/notebook-ci.md", "docs/reliability.md"):
+    for page in ("CONTRIBUTING.md", "docs/notebook-ci.md", "docs/reliability.md", "docs/results.md"):
         assert f" </{page.removesuffix('.md')}>" in about
         assert (tmp_path / page).read_text(encoding="utf-8").startswith("# ")
         assert not (tmp_path / "files" / f"{page}.md").exists(), "shown as a page, not as a file"
@@ -106,7 +112,8 @@ def test_everything_is_laid_out(tmp_path):
 
 
 def test_a_module_is_described_without_importing_it(tmp_path):
-    path = tmp_path / "toy.py"
+    path = tmp_path / "distill_utils" / "toy.py"
+    path.parent.mkdir()
     path.write_text(
         '"""Says *nothing*, 2*a*b.\n\nSuch as:\n\n    kept(as it is)\n"""\nimport not_there\n\n\n'
         'def shown(a: int, *, b=2) -> int:\n    """|a| of `b`."""\n\n\ndef bare(): ...\n\n\n'
@@ -135,7 +142,7 @@ def test_the_list_of_modules_says_what_each_is(tmp_path):
     path = tmp_path / "toy.py"
     path.write_text('"""One thing,\nand its like. More.\n"""\n', encoding="utf-8")
     assert pages.first_sentence(path) == "One thing, and its like."
-    assert all(len(pages.first_sentence(module)) > 20 for module in (ROOT / "distill_utils").glob("[a-z]*.py"))
+    assert all(len(pages.first_sentence(module)) > 20 for module in pages.public_modules().values())
 
 
 # Languages
@@ -316,7 +323,7 @@ def test_every_lesson_makes_a_talk(path):
 def test_no_link_is_made_without_an_address(monkeypatch):
     monkeypatch.setattr(launch, "repository", lambda: None)
     assert launch.links("02_distill") == {}
-    assert "colab" not in readme.TABLES["notebooks"]().lower()
+    assert "colab" not in tables.lessons(str).lower()
     assert "olab" not in pages.ways_to_open(NOTEBOOKS[0])
 
 
@@ -341,7 +348,7 @@ def test_links_lead_to_the_copy_for_colab_and_to_the_notebook_on_binder():
         "Colab": "https://colab.research.google.com/github/someone/a-fork/blob/gh-pages/colab/02_distill.ipynb",
         "Binder": "https://mybinder.org/v2/gh/someone/a-fork/HEAD?urlpath=lab/tree/notebooks/02_distill.ipynb",
     }
-    row = next(line for line in readme.TABLES["notebooks"]().splitlines() if "02_distill" in line)
+    row = next(line for line in tables.lessons(str).splitlines() if "02_distill" in line)
     assert all(f"({address})" in row for address in launch.links("02_distill").values())
     assert launch.links(NOTEBOOKS[0].stem)["Colab"] in pages.ways_to_open(NOTEBOOKS[0])
 
@@ -366,7 +373,7 @@ def test_the_dev_container_sets_up_as_make_does():
 
 def test_what_builds_the_site_is_pinned_without_an_address():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    pins = (ROOT / "docs" / "site" / "requirements.txt").read_text(encoding="utf-8")
+    pins = (ROOT / "tools" / "site" / "requirements.txt").read_text(encoding="utf-8")
     for asked in project["dependency-groups"]["site"]:
         name = re.match(r"[\w-]+", asked)[0]
         assert re.search(rf"^{name}==[\d.]+( ;.*)?$", pins, re.MULTILINE), f"{name} is not pinned: make lock"

@@ -1,7 +1,7 @@
 """Reads the built pages and says what is wrong: links and anchors that lead nowhere, pictures without a description,
 anything that a page would fetch from elsewhere while it is read.
 
-    python docs/site/check.py build/site
+    python tools/site/check.py build/site
 """
 
 import re
@@ -32,8 +32,8 @@ class _Page(HTMLParser):
 
 
 def faults(folder: Path) -> list[str]:
-    """One sentence for each fault of the pages in a folder, pages of a theme's own templates left out."""
-    paths = [path for path in sorted(folder.rglob("*.html")) if "_static" not in path.parts]
+    """One sentence for each fault of the pages in a folder, without the theme's own and without files to download."""
+    paths = [path for path in sorted(folder.rglob("*.html")) if not {"_static", "_downloads"} & set(path.parts)]
     pages = {path.resolve(): _Page(path.read_text(encoding="utf-8")) for path in paths}
     found = [] if pages else [f"there is no page in {folder}"]
     for path, page in pages.items():

@@ -1,6 +1,6 @@
 """Copies of the notebooks for Colab, each with one cell in front that fetches and installs the package.
 
-    python docs/site/colab.py build/colab [ADDRESS]
+    python tools/site/colab.py build/colab [ADDRESS]
 
 ADDRESS is the repository to install from, a folder for a trial; without it, what pyproject.toml names.
 """

@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "site")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "site")]
 
 import body  # noqa: E402
-
 import launch  # noqa: E402
 
 project = "Knowledge distillation, step by step and measured"
@@ -46,10 +45,10 @@ def setup(app):
 
 
 def _language(app, page, template, context, doctree):
-    """A page README.zh-CN says to a screen reader which language it is in; on other pages, Chinese words do."""
+    """A page NAME.zh-CN is marked as Chinese as a whole, for screen readers; on other pages, Chinese words are."""
     if context.get("body"):
         context["body"] = body.unbroken(body.breakable(context["body"]))
-    if page.startswith("README."):
-        context["language"] = page.removeprefix("README.")
+    if page.endswith(".zh-CN"):
+        context["language"] = "zh-CN"
     elif context.get("body"):
         context["body"] = body.chinese(context["body"])

@@ -1,7 +1,7 @@
 // Opens every built page in Chromium, at the width of a desktop and of a phone, in light and in dark: runs axe-core,
 // looks for anything wider than the window, for failed requests and for errors in scripts, and keeps a picture.
 //
-//   node docs/site/look.mjs FOLDER PICTURES [PART OF A PAGE'S NAME ...]
+//   node tools/site/look.mjs FOLDER PICTURES [PART OF A PAGE'S NAME ...]
 //
 // Pages are opened from their files, and no request may leave this machine. Exit status 1 where something is wrong.
 import { createRequire } from "node:module";

@@ -1,6 +1,6 @@
 """Lays out what Sphinx reads: the repository's own Markdown and notebooks, with links that lead on in the site.
 
-    python docs/site/pages.py build/site-source
+    python tools/site/pages.py build/site-source
 
 Nothing is written twice: README.md becomes the start page, every notebook and every page of course/ and docs/ a page
 of its own, and the package's docstrings, read without importing anything, the API reference. A relative link that
@@ -55,13 +55,22 @@ def place(target: str, known: dict[str, str], root: Path = ROOT) -> str:
     """Where a file or folder of the repository is found in the site."""
     if target in known:
         return known[target]
-    if re.fullmatch(r"distill_utils(/\w+\.py)?", target):
-        return f"api/{Path(target).stem}.md" if target.endswith(".py") else "api/index.md"
+    if target == "distill_utils":
+        return "api/index.md"
+    if (name := module_name(target)) is not None:
+        return f"api/{name}.md"
     if f"{target}/README.md" in known:
         return known[f"{target}/README.md"]
     if (root / target).is_dir():
         return f"files/{target}/index.md"
     return f"files/{target}.md" if _is_text(root / target) else f"files/{target}"
+
+
+def module_name(target: str) -> str | None:
+    """The name below distill_utils of a public module or folder of modules, such as explain.metrics; else None."""
+    names = target.removesuffix("/__init__.py").removesuffix(".py").split("/")
+    is_public = names[0] == "distill_utils" and len(names) > 1 and not any(name.startswith("_") for name in names)
+    return ".".join(names[1:]) if is_public else None
 
 
 def _is_text(path: Path) -> bool:
@@ -82,7 +91,7 @@ def relinked(text: str, page: str, known: dict[str, str], wanted: set[str], root
             return match[0]
         found = posixpath.normpath(posixpath.join(posixpath.dirname(page), target.replace("%20", " ")))
         if found.startswith("..") or not (root / found).exists():
-            raise BadLink(f"{page} links to {match[2]}, which does not exist: mend the link")
+            raise BadLink(f"{page} links to {match[2]}, which does not exist: correct the link")
         wanted.add(found)
         there = posixpath.relpath(place(found, known, root), here or ".")
         if "href" in match[1]:  # raw HTML is passed on as it is: it needs the name of the page that comes out
@@ -105,7 +114,7 @@ def anchored(text: str) -> str:
 
 
 def lesson(path: Path, known: dict[str, str], wanted: set[str], root: Path = ROOT) -> dict:
-    """A notebook as a page: links mended, its figures' descriptions where the page looks for them."""
+    """A notebook as a page: links adjusted, its figures' descriptions where the page looks for them."""
     page = path.relative_to(root).as_posix()
     notebook = json.loads(path.read_text(encoding="utf-8"))
     notebook["metadata"].pop("widgets", None)
@@ -163,11 +172,19 @@ def _joined(text: str | list[str]) -> str:
 def reference(path: Path) -> str:
     """A module's page: its docstring, then every public function and class with signature and docstring."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    module = f"distill_utils.{path.stem}"
-    parts = [f"# {path.stem}", f"```{{py:module}} {module}\n```", plain(ast.get_docstring(tree) or "")]
-    parts.append(f"[The source of this module](../files/distill_utils/{path.name}.md)")
+    source = path.as_posix().rpartition("/distill_utils/")[2]
+    name = module_name(f"distill_utils/{source}")
+    parts = [f"# {name}", f"```{{py:module}} distill_utils.{name}\n```", plain(ast.get_docstring(tree) or "")]
+    parts.append(f"[The source of this module](../files/distill_utils/{source}.md)")
     parts += [_entry(node, "function") for node in tree.body if _is_public(node)]
     return "\n\n".join(parts) + "\n"
+
+
+def public_modules(root: Path = ROOT) -> dict[str, Path]:
+    """Name below distill_utils → file of every public module."""
+    paths = sorted((root / "distill_utils").rglob("*.py"))
+    names = {module_name(path.relative_to(root).as_posix()): path for path in paths}
+    return {name: path for name, path in names.items() if name}
 
 
 def _is_public(node: ast.stmt) -> bool:
@@ -264,16 +281,15 @@ def write(folder: Path, root: Path = ROOT) -> None:
         else:
             text = anchored(relinked(path.read_text(encoding="utf-8"), page, known, wanted, root))
             _put(folder / spot, text + (contents(known, root) if page == "README.md" else ""))
-    modules = sorted(path for path in (root / "distill_utils").glob("*.py") if not path.stem.startswith("_"))
-    for path in modules:
-        wanted.add(f"files of {path.name}")
-        _put(folder / "api" / f"{path.stem}.md", reference(path))
-        _put(folder / "files" / "distill_utils" / f"{path.name}.md", shown(path, root))
+    modules = public_modules(root)
+    for name, path in modules.items():
+        _put(folder / "api" / f"{name}.md", reference(path))
+        _put(folder / "files" / f"{path.relative_to(root).as_posix()}.md", shown(path, root))
     opening = ast.get_docstring(ast.parse((root / "distill_utils" / "__init__.py").read_text(encoding="utf-8")))
-    names = "\n".join(path.stem for path in modules)
+    names = "\n".join(modules)
     tree = f"```{{toctree}}\n:hidden:\n\n{names}\n```"
-    told = "\n".join(f"- [{path.stem}]({path.stem}.md): {plain(first_sentence(path))}" for path in modules)
-    _put(folder / "api" / "index.md", f"# API reference\n\n{plain(opening)}\n\n{told}\n\n{tree}\n")
+    listing = "\n".join(f"- [{name}]({name}.md): {plain(first_sentence(path))}" for name, path in modules.items())
+    _put(folder / "api" / "index.md", f"# API reference\n\n{plain(opening)}\n\n{listing}\n\n{tree}\n")
     _others(folder, known, wanted, root)
 
 
@@ -303,8 +319,10 @@ def contents(known: dict[str, str], root: Path = ROOT) -> str:
         "Lessons": [page for page in known if page.endswith(".ipynb")],
         "Course": [page for page in course if page in known] + quizzes + others,
         "Package": ["api/index"],
-        "About the series": [page for page in known if page.startswith(("docs/", "CONTRIBUTING"))],
-        "Other languages": [page for page in known if page.startswith("README.") and page != "README.md"],
+        "About the series": [
+            page for page in known if page.startswith(("docs/", "CONTRIBUTING")) and ".zh-CN." not in page
+        ],
+        "Other languages": [page for page in known if ".zh-CN." in page],
     }
     text = ""
     for caption, members in groups.items():

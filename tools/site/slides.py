@@ -1,6 +1,6 @@
 """Slides from the notebooks' own cells: one self-contained HTML file per lesson, for a projector.
 
-    python docs/site/slides.py build/slides [BEGINNING OF A NOTEBOOK'S NAME ...]
+    python tools/site/slides.py build/slides [BEGINNING OF A NOTEBOOK'S NAME ...]
 
 What becomes a slide is a rule, so that a new lesson has slides without any work:
 

@@ -1,120 +1,63 @@
-"""The generated parts of README.md: tables between markers, made from files, never typed.
+"""Writes the generated parts of README.md, docs/results.md and course/README.md, in English and in Chinese.
 
-A table stands between <!-- NAME:begin --> and <!-- NAME:end -->; TABLES says what makes it. A test compares. The
-Chinese README has the same tables in its own words, the instructor's page that of the notebooks.
+    python tools/tables/tables.py [--check]
+
+What stands between <!-- NAME:begin --> and <!-- NAME:end --> is made from notebooks/, results/ and findings.json.
+--check writes nothing and fails if a page is out of date. The argument `say` is a function that returns English words
+as they are (str) or in Chinese (chinese).
 """
 
+import functools
+import json
 import re
+import sys
 from collections import Counter
+from pathlib import Path
 
-from distill_utils import _store, settings, studies
-from distill_utils.commands import run
-import chinese
-import launch
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "site")]
 
-README = settings.ROOT / "README.md"
-CHINESE = settings.ROOT / "README.zh-CN.md"
-COURSE = settings.ROOT / "course" / "README.md"
+import launch  # noqa: E402
+from findings import committed, difference, findings  # noqa: E402
 
-# What the article asks for, and which notebook does it.
-_ARTICLE = {
-    "the introduction; §3.1, set up the machine": ["00_start_here"],
-    "step 1: train the large model, θ₁": ["01_train_teacher"],
-    "step 2: compress it by distillation, θ₂; §3.3, hand θ₁ to the small model": ["02_distill"],
-    "step 3: train the small model, θ₃": ["03_train_student"],
-    "steps 4 and 5: test the small and the large model": ["04_test_both"],
-    "§5.1: tune the small model with dropout": ["05_dropout_tuning"],
-    "§5.2: make it scale": ["06_scaling"],
-    "§2.3: compare techniques": ["07_techniques_compared"],
-    "§3.2 and §4: DeepLIFT; debug a classifier that does badly": ["08_explain_with_deeplift"],
-    "the title: easier to interpret, easier to read": ["08_explain_with_deeplift", "09_readable_student"],
-}
+from distill_utils import _store, settings, studies  # noqa: E402
+
+NOTEBOOKS = ROOT / "notebooks"
+CHINESE = json.loads(Path(__file__).with_name("zh.json").read_text(encoding="utf-8"))
 
 
-# The claims that the article's title stands or falls by: study, dataset, how their names begin.
-_TITLE = [
-    ("explanations", "glyphs", "primary: "),
-    ("explanations", "fashion_mnist", "primary: "),
-    ("readable_student", "glyphs", ""),
-    ("readable_student", "mnist", "distilled against labels, soft tree"),
-]
-_MEASURED = {
-    "object_mass_ig": "relevance on the object",
-    "region_correlation_ig": "do maps foretell what each region is worth?",
-    "abpc_ig": "does hiding what maps point at cost more?",
-    "log_sensitivity": "how much a little noise moves maps; less is better",
-    "conflict_accuracy": "accuracy when the planted cue lies",
-    "fidelity_8": "answers that a tree of depth 8 on the factors of the image foretells",
-    "test_accuracy": "accuracy of the tree",
-}
+def chinese(words: str) -> str:
+    """The words in Chinese; in English where zh.json has none, which a test reports."""
+    return CHINESE.get(words, words)
 
 
-def update(*, check: bool = False) -> bool:
-    """Write the generated tables into README.md and the other pages; check: write nothing.
-
-    Returns whether every page already was what is generated. Raises ValueError where a table has no markers.
-    """
-    same = True
-    for path, tables in pages().items():
-        before = path.read_text(encoding="utf-8")
-        after = filled(before, tables, path.name)
-        same = same and after == before
-        if after != before and not check:
-            with _store.atomic(path) as temporary:
-                temporary.write_text(after, encoding="utf-8")
-    return same
+def table(say, columns: str, rows: list[tuple]) -> str:
+    """A Markdown table; columns: headings separated by a bar, a colon after those of numbers."""
+    names = columns.split("|")
+    marks = ["--:" if name.endswith(":") else ":--" for name in names]
+    lines = [[say(name.strip(":")) for name in names], marks, *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def pages() -> dict:
-    """Which tables stand on which page: by its path, by their names, what makes them."""
-    return {
-        README: TABLES,
-        CHINESE: {name: lambda make=make: readme_zh.chinese(make()) for name, make in TABLES.items()},
-        COURSE: {"notebooks": lambda: TABLES["notebooks"]().replace("](notebooks/", "](../notebooks/")},
-    }
-
-
-def filled(text: str, tables: dict | None = None, page: str = "README.md") -> str:
-    """The text with every table between its markers as it is generated now."""
-    for name, make in (TABLES if tables is None else tables).items():
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        if text.count(begin) != 1 or text.count(end) != 1:
-            raise ValueError(f"{page} needs one {begin} and one {end}, each on a line of its own")
-        try:
-            table = make()
-        except (LookupError, TypeError, AttributeError) as error:
-            raise _store.DamagedFile(
-                f"a file that the table {name} is made from is damaged ({error!r}): take results/ from git again"
-            ) from error
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
-    return text
-
-
-def _notebooks() -> str:
-    path = settings.results_folder() / "timings.json"
-    timings = _store.read_json(path, mend=studies.MEND) if path.exists() else {}
-    lines = ["| notebook | what it asks | minutes | memory |", "| :-- | :-- | --: | --: |"]
-    paths, measured = sorted(run.NOTEBOOKS.glob("*.ipynb")), []
+def lessons(say, folder: str = "notebooks") -> str:
+    """Every notebook with its question and measured minutes."""
+    timings = _store.read_json(settings.results_folder() / "timings.json", cure=studies.CURE)
+    rows, measured = [], []
+    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
     for path in paths:
-        title, sentence = _opening(path)
-        minutes = memory = "not yet measured"
-        if path.stem in timings:
-            measured.append(timings[path.stem]["seconds"])
-            minutes, memory = _minutes(measured[-1]), _memory(timings[path.stem]["peak_memory_mb"])
-        name = " · ".join([f"[{title}](notebooks/{path.name})", *_elsewhere(path.stem)])
-        lines.append(f"| {path.stem[:2]} {name} | {sentence} | {minutes} | {memory} |")
-    if len(measured) == len(paths) > 0:
-        lines.append(f"| | all of them, one after the other | {_minutes(sum(measured))} | |")
-    return "\n".join(lines)
+        title, question = opening(path)
+        links = [f"[{say(title)}]({folder}/{path.name})"]
+        links += [f"[{name}]({address})" for name, address in launch.links(path.stem).items()]
+        seconds = timings.get(path.stem, {}).get("seconds")
+        measured += [seconds] if seconds else []
+        time = minutes(seconds) if seconds else say("not yet measured")
+        rows.append((f"{path.stem[:2]} {' · '.join(links)}", say(question), time))
+    if len(measured) == len(paths):
+        rows.append(("", say("all of them, one after the other"), minutes(sum(measured))))
+    return table(say, "notebook|question|minutes:", rows)
 
 
-def _elsewhere(stem: str) -> list[str]:
-    """Links to where a notebook opens with one click; none while pyproject.toml names no public address."""
-    return [f"[{name}]({address})" for name, address in launch.links(stem).items()]
-
-
-def _opening(path) -> tuple[str, str]:
+def opening(path: Path) -> tuple[str, str]:
     """Title and first paragraph of a notebook."""
     source = "".join(_store.read_json(path)["cells"][0]["source"]).replace("|", "\\|")
     title, *paragraphs = re.split(r"\n\s*\n", source.strip())
@@ -122,90 +65,77 @@ def _opening(path) -> tuple[str, str]:
     return title, " ".join(paragraphs[0].split()) if paragraphs else ""
 
 
-def _minutes(seconds: float) -> str:
-    """Half a minute is as fine as another machine's minutes can be foretold."""
-    if seconds >= 600:
-        return f"{seconds / 60:.0f}"
-    return f"{max(1, round(seconds / 30)) / 2:g}"
+def minutes(seconds: float) -> str:
+    """In halves of a minute: other machines differ by more."""
+    return f"{seconds / 60:.0f}" if seconds >= 600 else f"{max(1, round(seconds / 30)) / 2:g}"
 
 
-def _memory(megabytes: float) -> str:
-    return f"{megabytes / 1000:.1f} GB"
-
-
-def _article() -> str:
-    lines = ["| the article | here |", "| :-- | :-- |"]
-    for step, stems in _ARTICLE.items():
-        lines.append(f"| {step} | {', '.join(map(_link, stems))} |")
-    return "\n".join(lines)
-
-
-def _link(stem: str) -> str:
-    there = (run.NOTEBOOKS / f"{stem}.ipynb").exists()
-    return f"[{stem}](notebooks/{stem}.ipynb)" if there else f"{stem} (in preparation)"
-
-
-def _results() -> str:
-    """The verdicts of every study in results/, counted, and below them one line for every claim."""
-    counts = ["| study | dataset | seeds | runs | its claims, by verdict |", "| :-- | :-- | --: | --: | :-- |"]
-    claims = ["| study | claim | difference, 95 % interval | verdict | seeds |", "| :-- | :-- | --: | :-- | --: |"]
+def results(say) -> str:
+    """Each study's verdicts, counted; then all claims of each study."""
+    counts, parts = [], []
     for path in sorted(settings.results_folder().glob("*-*.json")):
-        found = _store.read_json(path, mend=studies.MEND)
-        if "verdicts" not in found:
-            continue  # what else lies there
-        studies.read(path)
-        words = Counter(row["verdict"].partition(":")[0] for row in found["verdicts"])
-        counted = ", ".join(f"{number} × {word}" for word, number in sorted(words.items()))
-        seeds, runs = found["settings"]["seeds"], len(found["runs"])
-        counts.append(f"| {found['study']} | {found['dataset']} | {seeds} | {runs} | {counted} |")
+        if "verdicts" not in _store.read_json(path, cure=studies.CURE):
+            continue  # a benchmark
+        found = committed(*path.stem.split("-"))
+        name, rows = f"{found['study']}, {found['dataset']}", []
+        words = Counter(row["verdict"].partition(": ")[0] for row in found["verdicts"])
+        counted = "; ".join(f"{number} × {say(word)}" for word, number in sorted(words.items()))
+        counts.append((name, found["settings"]["seeds"], len(found["runs"]), counted))
         for row in found["verdicts"]:
-            study = f"{found['study']}, {found['dataset']}"
-            claims.append(f"| {study} | {row['claim']} | {_difference(row)} | {row['verdict']} | {row['n']} |")
-    return "\n".join([*counts, "", "<details><summary>Every claim</summary>", "", *claims, "", "</details>"])
+            verdict = ": ".join(map(say, row["verdict"].split(": ", 1)))
+            kind = say("primary" if row["primary"] else "exploratory")
+            rows.append((row["claim"], say(row["label"]), kind, difference(row, say), verdict, row["n"]))
+        columns = "claim|measured|kind|difference, 95 % interval:|verdict|seeds:"
+        parts.append(f"### {name}\n\n{table(say, columns, rows)}")
+    return "\n\n".join([table(say, "study|seeds:|runs:|claims, by verdict", counts), *parts])
 
 
-def _title() -> str:
-    """What became of the title, claim by claim; a study that has not been run is missing."""
-    lines = ["| dataset | claim | measured by | difference, 95 % interval | verdict | seeds |",
-             "| :-- | :-- | :-- | --: | :-- | --: |"]  # fmt: skip
-    for study, dataset, begins in _TITLE:
-        path = settings.results_folder() / f"{study}-{dataset}.json"
-        for row in _store.read_json(path, mend=studies.MEND)["verdicts"] if path.exists() else []:
-            if row["claim"].startswith(begins):
-                metric = _MEASURED.get(row["metric"], row["metric"])
-                claim, end = row["claim"].removeprefix("primary: "), f"{row['verdict']} | {row['n']} |"
-                difference = _difference(row).replace(f" {row['metric'].replace('_', ' ')}", "")  # named beside it
-                lines.append(f"| {dataset} | {claim} | {metric} | {difference} | {end}")
-    return "\n".join(lines)
-
-
-def _difference(row: dict) -> str:
-    """Shares of images in points, everything else in its own unit; minus is less, whatever is better."""
-    if row["low"] == row["high"] == 0:
-        return "none: the same runs"
-    form, scale, unit = "+.3g", 1, row["metric"].removeprefix("test_").replace("_", " ")
-    if row["metric"].endswith(("accuracy", "agreement", "_right")) or row["metric"].startswith("fidelity"):
-        form, scale, unit = "+.1f", 100, "points"
-    elif row["metric"].endswith("errors"):
-        form, unit = "+.1f", "errors"
-    if row["low"] is None:
-        return f"{scale * row['difference']:{form}} {unit} (one seed)"
-    mean, low, high = (f"{scale * row[name]:{form}}" for name in ("difference", "low", "high"))
-    return f"{mean} {unit} [{low}, {high}]"
-
-
-def _speed() -> str:
-    """What benchmarks/kd_step.py measured last: its ratios, and the images per CPU-second that they are made of."""
-    path = settings.results_folder() / "benchmark-kd_step.json"
-    found = _store.read_json(path, mend=studies.MEND)
-    speed = found["images_per_cpu_second"]
-    lines = [f"On one thread of {found['processor']}, torch {found['versions']['torch']}:", "",
-             "| images per CPU-second | against | ratio (range) | asked |", "| :-- | :-- | --: | --: |"]  # fmt: skip
+def speed(say) -> str:
+    """What benchmarks/kd_step.py measured last: ratios, and the images per CPU-second behind them."""
+    found = _store.read_json(settings.results_folder() / "benchmark-kd_step.json", cure=studies.CURE)
+    rate, rows = found["images_per_cpu_second"], []
     for row in found["ratios"]:
-        ours, other = (f"{row[end]} {speed[row[end]]:,.0f}" for end in ("of", "to"))
-        span = f"{row['median']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
-        lines.append(f"| {ours} | {other} | {span} | {row['asked'] or ''} |")
-    return "\n".join(lines)
+        ours, other = (f"{row[end]} {rate[row[end]]:,.0f}" for end in ("of", "to"))
+        span = f"{row['low']:.2f}–{row['high']:.2f}"
+        rows.append((ours, other, f"{row['median']:.2f}", span, row["asked"] or ""))
+    head = say("One thread of {processor}, torch {torch}:").format(**found, torch=found["versions"]["torch"])
+    return f"{head}\n\n{table(say, 'images per CPU-second|compared with|ratio:|range:|target:', rows)}"
 
 
-TABLES = {"notebooks": _notebooks, "article": _article, "title": _title, "results": _results, "speed": _speed}
+OPENING = {"notebooks": lessons, "findings": findings}
+EVIDENCE = {"results": results, "speed": speed}
+PAGES = {
+    "README.md": (str, OPENING),
+    "README.zh-CN.md": (chinese, OPENING),
+    "docs/results.md": (str, EVIDENCE),
+    "docs/results.zh-CN.md": (chinese, EVIDENCE),
+    "course/README.md": (str, {"notebooks": functools.partial(lessons, folder="../notebooks")}),
+}
+
+
+def filled(page: str, text: str) -> str:
+    """The text of a page with its generated parts made again. Raises ValueError where one has no markers."""
+    say, parts = PAGES[page]
+    for name, make in parts.items():
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"{page} needs one {begin.strip()} and one {end}, each on a line of its own")
+        before, rest = text.split(begin)
+        text = f"{before}{begin}{make(say)}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def main(*, check: bool) -> int:
+    changed = 0
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        if filled(page, text) != text:
+            changed += 1
+            print(f"{page} is out of date: make tables" if check else f"wrote {page}")
+            if not check:
+                (ROOT / page).write_text(filled(page, text), encoding="utf-8")
+    return int(check and changed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(check="--check" in sys.argv[1:]))
