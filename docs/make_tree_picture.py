@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from distill_utils import _store, hard_tree, plots
+from distill_utils import _store, hard_tree, plots, recipes, tree_plot
 from distill_utils.studies import readable_student as study
 
 PICTURE = Path(__file__).with_name("readable-tree.png")
@@ -16,11 +16,11 @@ ARM, IMAGE = {"tree": "soft", "depth": 4, "target": "distilled", "filters": "spa
 
 
 def main() -> None:
-    image_data = study.images_of("digits", 0)
+    image_data = recipes.dataset("digits")
     seen = torch.cat([image_data.train.images, image_data.transfer.images])
-    tree = hard_tree.harden(study.soft(ARM, 0, "digits"), seen)
+    tree = hard_tree.harden(recipes.load_or_train(study.recipe(ARM, 0, "digits")).model, seen)
     image = image_data.test.images[IMAGE]
-    fig = plots.draw_tree(tree, image_data.classes, (8, 8), image=image)
+    fig = tree_plot.draw_tree(tree, image_data.classes, (8, 8), image=image)
     plots.draw_image(fig.axes[0].inset_axes([0.0, 0.8, 0.09, 0.2]), image)
     with plt.rc_context(plots.STYLE), _store.atomic(PICTURE) as temporary:
         fig.savefig(temporary, format="png", metadata={"Software": None})
