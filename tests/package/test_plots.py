@@ -77,12 +77,8 @@ def words(markdown: str) -> str:
 def test_a_table_shows_a_name_as_it_is(displayed, name):
     ((table, _),), _ = displayed(plots.show_table, [{"class": name, name: 0.5}])
     assert words(table["text/markdown"]).split() == ["class", name, name, "0.5"]
+    assert "$" not in re.sub(r"`[^`]*`", "", table["text/markdown"]), "a formula"
     assert table["text/plain"].split() == ["class", name, name, "0.5"]
-
-
-def test_a_dollar_in_a_table_is_no_formula(displayed):
-    ((table, _),), _ = displayed(plots.show_table, [{"class": "$a$"}])
-    assert "`$`a`$`" in table["text/markdown"]
 
 
 def test_the_titles_of_a_grid_show_names_as_they_are():
@@ -109,11 +105,6 @@ def test_a_readers_matplotlibrc_changes_no_figure(displayed, settings):
 def test_an_effect_that_rounds_to_zero_has_no_sign(displayed):
     ((table, _),), _ = displayed(plots.show_table, [{"effect": round(-0.04, 1)}])
     assert table["text/plain"].split() == ["effect", "0"]
-
-
-def test_the_same_figure_gives_the_same_bytes(displayed):
-    first, second = (displayed(plots.show, curve(), "A curve.")[0][0][0]["image/png"] for _ in range(2))
-    assert first == second
 
 
 @pytest.mark.parametrize("channels", [1, 3])
