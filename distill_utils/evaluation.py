@@ -1,7 +1,7 @@
-"""What a trained classifier is worth: how often it is right, how well it knows it, whom it follows, what it costs.
+"""Measures of a trained classifier: accuracy, calibration, agreement with its teacher, and cost (lesson 01).
 
-evaluate asks the model once for its logits and computes every measure from them. Calibration is
-measured by the expected calibration error with 15 bins (Guo et al. 2017).
+Everything but the cost is computed from recorded logits, which may be of half precision: they are then converted to
+float32.
 """
 
 import statistics
@@ -21,22 +21,26 @@ from distill_utils.training import eval_mode, logits
 
 
 def evaluate(model: nn.Module, image_set: ImageSet, teacher: nn.Module | None = None) -> dict[str, float]:
-    """Measure a classifier on a labelled image set.
+    """Measure a classifier on a labelled image set (lesson 01).
 
-    Returns accuracy in [0, 1]; nll, the mean negative log-likelihood in nats; ece, the expected calibration error in
-    [0, 1]; with a teacher also agreement, the share of images where both choose the same class, and kl, the mean
-    KL(teacher ‖ student) in nats. The model is put in eval mode for the measurement and left as it was.
+    Returns the measures of score and, with a teacher, of compare. The model is measured in eval mode and then put
+    back into the mode it was in. Raises ValueError for an empty set or images without labels.
     """
-    scores = score(logits(model, image_set.images), image_set.labels)
+    outputs = logits(model, image_set.images)
+    scores = score(outputs, image_set.labels)
     if teacher is not None:
-        scores |= compare(logits(model, image_set.images), logits(teacher, image_set.images))
+        scores |= compare(outputs, logits(teacher, image_set.images))
     return scores
 
 
 def score(outputs: Tensor, labels: Tensor) -> dict[str, float]:
-    """accuracy, nll and ece of logits N×C against labels N; raises ValueError for unlabelled images."""
-    _check(outputs, labels)
+    """Measures of logits N×C against labels N; raises ValueError for images without labels.
+
+    accuracy: in [0, 1]; nll: mean negative log-likelihood in nats; ece: expected calibration error in [0, 1], the
+    mean gap between confidence and accuracy over 15 bins of confidence (Guo et al. 2017).
+    """
     bins = reliability(outputs, labels)
+    outputs = _float32_or_more(outputs)
     return {
         "accuracy": float((outputs.argmax(1) == labels).float().mean()),
         "nll": float(F.cross_entropy(outputs, labels)),
@@ -45,28 +49,26 @@ def score(outputs: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
-    """agreement in [0, 1] and kl in nats of a student's logits with its teacher's, both N×C."""
+    """A student's logits against its teacher's, both N×C.
+
+    agreement: the share of images for which both predict the same class; kl: mean KL(teacher ‖ student) in nats.
+    """
     _validate.tensors(student_logits=(student_logits, "finite float N×C"),
                       teacher_logits=(teacher_logits, "finite float N×C"))
-    kl = F.kl_div(
-        student_logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True
-    )
-    return {
-        "agreement": float((student_logits.argmax(1) == teacher_logits.argmax(1)).float().mean()),
-        "kl": float(kl),
-    }
+    student, teacher = _float32_or_more(student_logits), _float32_or_more(teacher_logits)
+    kl = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
+    return {"agreement": float((student.argmax(1) == teacher.argmax(1)).float().mean()), "kl": float(kl)}
 
 
 def reliability(outputs: Tensor, labels: Tensor, *, bins: int = 15) -> dict[str, Tensor]:
-    """The reliability diagram of logits N×C: per non-empty bin of confidence the mean "confidence", the "accuracy"
-    there and the "share" of all images, each a tensor with one entry a bin.
+    """The reliability diagram of logits N×C (lesson 01).
 
-    A bin holds its upper edge, as in Guo et al. (2017).
+    Returns for every non-empty bin the mean "confidence", the "accuracy" and the "share" of all images. Bins have
+    equal width and include their upper edge, as in Guo et al. (2017).
     """
     _check(outputs, labels)
     _validate.number("bins", bins, 1, whole=True)
-    confidence, predicted = outputs.softmax(1).max(1)
-    right = (predicted == labels).float()
+    confidence, predicted = _float32_or_more(outputs).softmax(1).max(1)
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
     count = torch.bincount(place, minlength=bins)
     used = count > 0
@@ -74,40 +76,80 @@ def reliability(outputs: Tensor, labels: Tensor, *, bins: int = 15) -> dict[str,
     def mean(values):
         return (torch.bincount(place, values.double(), minlength=bins) / count)[used]
 
-    return {"confidence": mean(confidence), "accuracy": mean(right), "share": count[used] / len(labels)}
+    return {"confidence": mean(confidence), "accuracy": mean(predicted == labels), "share": count[used] / len(labels)}
+
+
+# Which classes are confused
 
 
 def confusions(outputs: Tensor, labels: Tensor) -> Tensor:
-    """How often an image of class i was called j: LongTensor C×C of counts, rows are true classes."""
+    """How often an image of class i is predicted as class j: LongTensor C×C of counts (lesson 01)."""
     _check(outputs, labels)
     count = outputs.shape[1]
     return torch.bincount(labels * count + outputs.argmax(1), minlength=count**2).view(count, count)
 
 
-def cost(model: nn.Module, images: Tensor, *, repeats: int = 30) -> dict[str, float]:
-    """What one prediction costs.
+def soft_confusions(outputs: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """The mean softened prediction for each true class, C×C with rows that sum to 1 (lesson 07).
 
-    images: at least one, N×channels×H×W, repeated as needed. Returns parameters (count), flops (of one image, by
-    torch's own counter: a multiplication and an addition are two), bytes (the weights on disk), and latency_ms_1 and
-    latency_ms_256, the median time of a batch of that size in milliseconds on this machine, now.
+    It shows which classes look alike to a teacher that is almost always right. Raises ValueError for a class without
+    images.
+    """
+    _check(outputs, labels)
+    _validate.temperature(temperature)
+    count = torch.bincount(labels, minlength=outputs.shape[1])
+    if int(count.min()) == 0:
+        raise ValueError(f"class {int(count.argmin())} has no images: its mean prediction is undefined")
+    softened = (_float32_or_more(outputs) / temperature).softmax(1)
+    return softened.new_zeros(len(count), len(count)).index_add(0, labels, softened) / count[:, None]
+
+
+def look_alikes(confusions: Tensor, groups: int) -> Tensor:
+    """Group the classes that are confused with one another: LongTensor C, numbered by their first class (lesson 07).
+
+    confusions: C×C, at least 0, such as counts or soft_confusions; the diagonal is ignored and both directions are
+    added. Average linkage on the negative log, cut into `groups` groups. Raises ValueError where no class is ever
+    confused with another.
+    """
+    _validate.tensors(confusions=(torch.as_tensor(confusions).double(), "finite float C×C"))
+    _validate.number("groups", groups, 1, len(confusions), whole=True)
+    both = (confusions.double() + confusions.T).fill_diagonal_(0).numpy()
+    if both.min() < 0:
+        raise ValueError("confusions must be at least 0")
+    if both.max() == 0:
+        raise ValueError("confusion matrix has no off-diagonal mass: no class is ever confused with another")
+    distance = -np.log(both + 1e-3 * both[both > 0].min())
+    tree = linkage(distance[np.triu_indices(len(both), 1)] - distance.min(), "average")
+    found = fcluster(tree, groups, "maxclust")
+    _, first, place = np.unique(found, return_index=True, return_inverse=True)
+    return torch.from_numpy(first.argsort().argsort()[place])
+
+
+# Cost
+
+
+def cost(model: nn.Module, images: Tensor, *, repeats: int = 30) -> dict[str, float]:
+    """What one prediction costs (lesson 02).
+
+    images: at least one, N×channels×H×W, repeated as needed. Returns parameters (count), flops (of one image, counted
+    by torch: a multiplication and an addition are two), bytes (see size_on_disk), and latency_ms_1 and
+    latency_ms_256, the median time for a batch of that size in milliseconds on this machine.
     """
     _validate.tensors(images=(images, "finite float N×channels×H×W"))
-    _validate.number("repeats", repeats, 1, whole=True)
     with eval_mode(model), torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             model(images[:1])
         latency = {f"latency_ms_{size}": _latency(model, images, size, repeats) for size in (1, 256)}
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "flops": counter.get_total_flops(),
-        "bytes": size_on_disk(model),
-        **latency,
+        "flops": counter.get_total_flops(), "bytes": size_on_disk(model), **latency,
     }
 
 
 def size_on_disk(model: nn.Module) -> int:
-    """Bytes of the weights as a safetensors file."""
-    return len(safetensors.torch.save({name: value.contiguous() for name, value in model.state_dict().items()}))
+    """Bytes of the weights as a safetensors file; a weight that several layers share is counted once."""
+    unique = {id(value): (name, value) for name, value in model.state_dict(keep_vars=True).items()}
+    return len(safetensors.torch.save({name: value.detach().contiguous() for name, value in unique.values()}))
 
 
 def _latency(model: nn.Module, images: Tensor, size: int, repeats: int) -> float:
@@ -117,51 +159,16 @@ def _latency(model: nn.Module, images: Tensor, size: int, repeats: int) -> float
         start = time.perf_counter()
         model(batch)
         times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[3:])  # the first few pay for warming up
+    return 1000 * statistics.median(times[3:])  # the first few are slower
 
 
-def soft_confusions(outputs: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """The mean softened prediction per true class, C×C with rows of sum 1: what a confident teacher finds alike even
-    where it is always right. Raises ValueError where a class has no image."""
-    _check(outputs, labels)
-    _validate.temperature(temperature)
-    count = torch.bincount(labels, minlength=outputs.shape[1])
-    if int(count.min()) == 0:
-        raise ValueError(f"class {int(count.argmin())} has no image, so nothing is known of what it looks like")
-    sums = outputs.new_zeros(len(count), len(count)).index_add(0, labels, (outputs / temperature).softmax(1))
-    return sums / count[:, None]
-
-
-def look_alikes(confusions: Tensor, groups: int) -> Tensor:
-    """Group the classes that are mistaken for one another, LongTensor C, numbered by their first class.
-
-    confusions: C×C, larger is more alike, such as counts or soft_confusions; only relations between different
-    classes count, in both directions. Average linkage on the log of the mean of both directions, cut into `groups`.
-    Raises ValueError where no class is ever mistaken.
-    """
-    _validate.tensors(confusions=(torch.as_tensor(confusions).double(), "finite float C×C"))
-    _validate.number("groups", groups, whole=True)
-    if not 1 <= groups <= len(confusions):
-        raise ValueError(f"{len(confusions)} classes make 1 to {len(confusions)} groups, found {groups}")
-    both = (confusions.double() + confusions.T).numpy()
-    if both.min() < 0:
-        raise ValueError("confusions must be at least 0")
-    if len(both) == 1:
-        return torch.zeros(1, dtype=torch.long)
-    np.fill_diagonal(both, 0)
-    if both.max() == 0:
-        raise ValueError("confusion matrix has no off-diagonal mass: no class is ever mistaken for another")
-    distance = -np.log(both + 1e-3 * both[both > 0].min())
-    tree = linkage(distance[np.triu_indices(len(both), 1)] - distance.min(), "average")
-    found = fcluster(tree, groups, "maxclust")
-    _, first, place = np.unique(found, return_index=True, return_inverse=True)
-    return torch.from_numpy(first.argsort().argsort()[place])
+def _float32_or_more(outputs: Tensor) -> Tensor:
+    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
 
 def _check(outputs: Tensor, labels: Tensor) -> None:
-    """Logits and a class for each: a network that is measured says something, and there is what it should say."""
     if isinstance(labels, Tensor) and (labels.numel() == 0 or (labels.dtype == torch.long and int(labels.min()) < 0)):
-        raise ValueError("there is nothing to compare with: the image set is empty or has images without labels")
+        raise ValueError("nothing to compare with: the image set is empty or has images without labels")
     _validate.tensors(outputs=(outputs, "finite float N×C"), labels=(labels, "int64 N"))
     if int(labels.max()) >= outputs.shape[1]:
-        raise ValueError(f"label {int(labels.max())} is no class: labels go from 0 to {outputs.shape[1] - 1}")
+        raise ValueError(f"label {int(labels.max())} is out of range for {outputs.shape[1]} classes")

@@ -1,14 +1,14 @@
-"""Explorers: a figure function whose arguments move with sliders, where a live kernel and ipywidgets allow it."""
+"""Explorers: figures whose arguments can be changed with sliders and menus, where a kernel and ipywidgets run."""
 
 from collections.abc import Callable
 
 
 def explore(draw: Callable, *, instead: str, **controls) -> None:
-    """Show draw(**values) under one control per argument.
+    """Show draw(**values) under one control per argument (lesson 00).
 
     draw: returns a matplotlib figure; controls: per argument (low, high) or (low, high, step) for a slider, a list
-    for a menu, or an ipywidgets widget; instead: the line that a page without a live kernel shows, naming the static
-    figure that carries the message. Never raises for want of ipywidgets.
+    for a menu, or an ipywidgets widget; instead: the text shown on a page without a kernel, which names the static
+    figure to look at. Without ipywidgets it prints that text.
     """
     try:
         import ipywidgets
@@ -24,7 +24,6 @@ def explore(draw: Callable, *, instead: str, **controls) -> None:
         plt.close(fig)
 
     explorer = ipywidgets.interactive(redraw, **controls)
-    for control in explorer.kwargs_widgets:  # the usual width cuts a name like "temperature" short
+    for control in explorer.kwargs_widgets:  # the default width cuts off a name like "temperature"
         control.style.description_width = f"{max(map(len, controls)) + 1}ch"
-    bundle = explorer._repr_mimebundle_()
-    display({**bundle, "text/plain": instead}, raw=True)
+    display({**explorer._repr_mimebundle_(), "text/plain": instead}, raw=True)

@@ -27,7 +27,7 @@ def run(names: list[str] | None = None, *, in_place: bool = False) -> None:
     """Execute notebooks in order, with one progress bar each.
 
     names: beginnings of file names (default: all). Writes build/notebooks/*.ipynb, build/html/*.html and, beside
-    build/checks.jsonl, build/timings.json with seconds and peak memory in MB; in_place: also puts the outputs into
+    build/checks/*.jsonl, build/timings.json with seconds and peak memory in MB; in_place: also puts the outputs into
     notebooks/ and the timings into results/. Raises NotebookFailed at the first cell that raises, after the
     notebook with its error is written.
     """

@@ -162,7 +162,7 @@ def carts(target: str, seed: int, dataset: str) -> dict[int, HardTree]:
 
     key = {"target": target, "seed": seed, "setting": asdict(setting), "data": image_data.fingerprint}
     kept, _ = _store.load_or_make("cart", key, make)
-    names = ("weights", "biases", "below", "leaves", "nodes")
+    names = ("weights", "biases", "child_nodes", "leaves", "nodes")
     return {depth: HardTree(*(kept[f"{depth}.{name}"] for name in names)) for depth in DEPTHS}
 
 
@@ -170,8 +170,8 @@ def carts(target: str, seed: int, dataset: str) -> dict[int, HardTree]:
 
 
 def run(arm: dict, seed: int, dataset: str) -> dict:
-    """Accuracies and agreements in [0, 1]; of a tree also what it takes to read it (hard_tree.measures of the hard
-    export) and how near the soft tree is to that export (hard_tree.hardness)."""
+    """Accuracies and agreements in [0, 1]; of a tree also what it takes to read it (hard_tree.complexity of the
+    hard export) and how near the soft tree is to that export (hard_tree.hardening_fidelity)."""
     if dataset == "glyphs":
         return _surrogate_fidelity_metrics(arm["model"], seed)
     image_data = recipes.dataset(dataset, seed)
@@ -187,12 +187,13 @@ def run(arm: dict, seed: int, dataset: str) -> dict:
         hard = hard_tree.harden(tree, torch.cat([image_data.train.images, image_data.transfer.images]))
         answer = tree.path_logits
         metrics |= {"test_accuracy_mixture": _accuracy(tree, test), "test_accuracy_hard": _accuracy(hard, test)}
-        metrics |= {f"hard_{name}": value for name, value in hard_tree.hardness(tree, hard, test.images).items()}
+        fidelity = hard_tree.hardening_fidelity(tree, hard, test.images)
+        metrics |= {f"hard_{name}": value for name, value in fidelity.items()}
     metrics |= {"validation_accuracy": _accuracy(answer, validation), "test_accuracy": _accuracy(answer, test)}
     with torch.no_grad():
         teachers = logits(teacher(seed, dataset), test.images)
         metrics["agreement"] = compare(answer(test.images), teachers)["agreement"]
-    return metrics | hard_tree.measures(hard, test.images)
+    return metrics | hard_tree.complexity(hard, test.images)
 
 
 def _accuracy(answer, image_set: ImageSet) -> float:

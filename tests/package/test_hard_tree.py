@@ -5,24 +5,25 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from sklearn.tree import DecisionTreeClassifier
 from torch.testing import assert_close
 
 from distill_utils import hard_tree
 from distill_utils.hard_tree import HardTree
 from distill_utils.soft_tree import SoftDecisionTree
 
+PARTS = {
+    "weights": torch.tensor([[1.0, 0, 0, 0], [0, 1, 2, 0]]), "biases": torch.tensor([-0.5, -1.0]),
+    "child_nodes": torch.tensor([[-1, 1], [-2, -3]]), "leaves": 4 * torch.eye(3), "nodes": torch.tensor([0, 2]),
+}  # fmt: skip
+CORNERS = torch.tensor([[0.2, 1, 1, 0], [0.9, 0.1, 0.2, 0], [0.9, 0.9, 0.9, 1], [0.1, 0, 0, 1]])
+UNPRUNED = {"min_leaf_share": 0.0, "prune_below": 0.0}
+
 
 @pytest.fixture
 def by_hand():
     """x0 > 0.5 ? (x1 + 2·x2 > 1 ? class 2 : class 1) : class 0, on images of four numbers."""
-    return HardTree(
-        torch.tensor([[1.0, 0, 0, 0], [0, 1, 2, 0]]), torch.tensor([-0.5, -1.0]),
-        torch.tensor([[-1, 1], [-2, -3]]), 4 * torch.eye(3), torch.tensor([0, 2]),
-    )  # fmt: skip
-
-
-CORNERS = torch.tensor([[0.2, 1, 1, 0], [0.9, 0.1, 0.2, 0], [0.9, 0.9, 0.9, 1], [0.1, 0, 0, 1]])
+    return HardTree(**{name: value.clone() for name, value in PARTS.items()})
 
 
 @pytest.fixture
@@ -42,62 +43,78 @@ def images():
     return torch.rand(200, 2, 5, 4)
 
 
-def test_a_hard_tree_walks_to_the_leaf_that_its_questions_lead_to(by_hand):
+def test_a_hard_tree_follows_its_gates_to_a_leaf(by_hand):
     assert by_hand.leaf(CORNERS).tolist() == [0, 1, 2, 0]
     assert by_hand(CORNERS).argmax(1).tolist() == [0, 1, 2, 0]
     assert by_hand.paths() == [[(0, 0)], [(0, 1), (1, 0)], [(0, 1), (1, 1)]]
 
 
+@pytest.mark.parametrize("children", [[[-1, 0], [-2, -3]], [[-1, 1], [-2, -2]], [[1, -1], [1, -2]]])
+def test_children_that_form_no_tree_are_refused(children):
+    with pytest.raises(ValueError, match="every non-root node exactly once, parents first"):
+        HardTree(**PARTS | {"child_nodes": torch.tensor(children)})
+
+
+def test_images_that_no_gate_can_decide_are_refused(by_hand):
+    with pytest.raises(ValueError, match="images must have 4 values each, got 5"):
+        by_hand(torch.rand(2, 5))
+    with pytest.raises(ValueError, match="images contains NaN or inf"):
+        by_hand(CORNERS * math.nan)
+
+
 def test_the_unpruned_export_takes_the_greedy_path(soft, images):
-    hard = hard_tree.harden(soft, images, least=0.0, cut=0.0)
+    hard = hard_tree.harden(soft, images, **UNPRUNED)
     at, scores = torch.zeros(200, dtype=torch.long), soft.gate_scores(images)
     for _ in range(3):
         at = 2 * at + 1 + (scores.gather(1, at[:, None])[:, 0] > 0).long()
     assert_close(hard(images), soft.leaves.log_softmax(1)[at - 7])
 
 
-def test_at_a_great_inverse_temperature_the_export_says_all_that_the_soft_tree_says(soft, images):
+def test_the_export_equals_the_soft_tree_at_a_large_inverse_temperature(soft, images):
     soft.inverse_temperature.fill_(1e5)
-    hard = hard_tree.harden(soft, images, cut=0.0, least=0.0)
-    found = hard_tree.hardness(soft, hard, images)
+    hard = hard_tree.harden(soft, images, **UNPRUNED)
+    found = hard_tree.hardening_fidelity(soft, hard, images)
     assert found["agreement"] == found["agreement_with_mixture"] == 1
     assert found["sure"] > 0.99
-    soft.inverse_temperature.fill_(0.0)  # no gate can decide: every leaf holds an eighth
-    assert hard_tree.hardness(soft, hard, images)["top_mass"] == pytest.approx(1 / 8)
-    assert hard_tree.hardness(soft, hard, images)["sure"] == 0
+    soft.inverse_temperature.fill_(0.0)  # every leaf has probability 1/8
+    found = hard_tree.hardening_fidelity(soft, hard, images)
+    assert found["top_mass"] == pytest.approx(1 / 8)
+    assert found["sure"] == 0
 
 
-def test_pruning_drops_the_leaves_that_nobody_reaches_and_the_gates_above_them(soft, images):
+def test_pruning_removes_the_leaves_that_no_image_reaches_and_the_gates_above_them(soft, images):
     with torch.no_grad():
         soft.gates.bias[0] = 1e3  # all go right
         soft.gates.bias[5] = -1e3  # and there, half of them left
-    whole = hard_tree.harden(soft, images, least=0.0, cut=0.0)
-    pruned = hard_tree.harden(soft, images, least=0.001, cut=0.0)
-    assert 0 not in pruned.nodes.tolist()
-    assert 5 not in pruned.nodes.tolist()
+    whole = hard_tree.harden(soft, images, **UNPRUNED)
+    pruned = hard_tree.harden(soft, images, min_leaf_share=0.001, prune_below=0.0)
+    assert {0, 5}.isdisjoint(pruned.nodes.tolist())
     assert len(pruned.leaves) == len(whole.leaf(images).unique()) == len(pruned.nodes) + 1
     assert_close(pruned(images), whole(images))
 
 
-def test_an_image_that_would_reach_a_pruned_leaf_goes_to_what_is_left(soft, images):
-    pruned = hard_tree.harden(soft, images, least=0.2, cut=0.0)
+def test_an_image_of_a_pruned_leaf_reaches_another_one(soft, images):
+    pruned = hard_tree.harden(soft, images, min_leaf_share=0.2, prune_below=0.0)
     assert len(pruned.leaves) < 8
     assert pruned(images).isfinite().all()
-    alone = hard_tree.harden(soft, images, least=1.0)
-    assert len(alone.leaves) == 1
-    assert alone.leaf(images).unique().tolist() == [0]
+    one_leaf = hard_tree.harden(soft, images, min_leaf_share=1.0)
+    assert len(one_leaf.leaves) == 1
+    assert one_leaf.leaf(images).unique().tolist() == [0]
 
 
-def test_small_weights_are_cut_to_zero_and_only_those(soft, images):
-    hard = hard_tree.harden(soft, images, least=0.0, cut=0.3)
+def test_only_small_weights_are_set_to_zero(soft, images):
+    hard = hard_tree.harden(soft, images, min_leaf_share=0.0, prune_below=0.3)
     full = soft.gates.weight[hard.nodes]
     small = full.abs() < 0.3 * full.abs().max(1, keepdim=True).values
     assert_close(hard.weights, torch.where(small, 0, full))
 
 
-def test_a_tree_that_was_never_trained_is_not_explained(images):
+def test_a_tree_that_was_never_trained_is_not_exported(images):
     with pytest.raises(ValueError, match="has not been trained: its gates are random"):
         hard_tree.harden(SoftDecisionTree(40, 3, 2), images)
+
+
+# CART
 
 
 @pytest.fixture
@@ -111,16 +128,8 @@ def test_a_cart_on_one_hot_labels_is_the_gini_classifier(sample):
     x, y = sample
     ours = hard_tree.from_cart(hard_tree.cart(x, F.one_hot(y, 2).float(), 4))
     gini = DecisionTreeClassifier(max_depth=4, random_state=0).fit(x.flatten(1).numpy(), y.numpy())
-    assert_close(ours(x).softmax(1), torch.from_numpy(gini.predict_proba(x.flatten(1).numpy())).float(),
-                 atol=1e-4, rtol=0)  # fmt: skip
-
-
-def test_a_cart_on_soft_targets_is_the_regression_tree(sample):
-    x, y = sample
-    targets = torch.stack([0.2 + 0.5 * y, 0.8 - 0.5 * y], 1) + 0.01 * x[:, 0, 0, :1]
-    tree = DecisionTreeRegressor(max_depth=3, random_state=0).fit(x.flatten(1).numpy(), targets.numpy())
-    expected = torch.from_numpy(tree.predict(x.flatten(1).numpy())).float()
-    assert_close(hard_tree.from_cart(hard_tree.cart(x, targets, 3))(x).exp(), expected)
+    expected = torch.from_numpy(gini.predict_proba(x.flatten(1).numpy())).float()
+    assert_close(ours(x).softmax(1), expected, atol=1e-4, rtol=0)
 
 
 def test_the_first_levels_of_a_deep_cart_are_the_shallow_cart(sample):
@@ -129,38 +138,55 @@ def test_the_first_levels_of_a_deep_cart_are_the_shallow_cart(sample):
     deep, shallow = hard_tree.cart(x, targets, 6), hard_tree.cart(x, targets, 3)
     assert_close(hard_tree.from_cart(deep, depth=3)(x), hard_tree.from_cart(shallow)(x))
     assert len(hard_tree.from_cart(deep, depth=3).leaves) < len(hard_tree.from_cart(deep).leaves)
+    assert hard_tree.from_cart(deep, depth=0).leaf(x).unique().tolist() == [0]
 
 
-def test_what_it_takes_to_read_a_tree_is_counted(by_hand):
-    counted = hard_tree.measures(by_hand, CORNERS)
+@pytest.mark.parametrize("start", [2.0, 1e-42, -3.0, -1e-42, 1e38])
+def test_the_export_decides_as_scikit_learn_between_neighbouring_floats(start):
+    """scikit-learn's threshold between two neighbours is a float64 that no float32 equals."""
+    low = torch.tensor(start)
+    for _ in range(4):
+        high = torch.nextafter(low, torch.tensor(math.inf))
+        x = torch.stack([low, high])[:, None]
+        fitted = hard_tree.cart(x, torch.eye(2), 1)
+        around = torch.stack([torch.nextafter(low, torch.tensor(-math.inf)), low, high])[:, None]
+        expected = torch.from_numpy(fitted.predict(around.numpy())).float()
+        assert torch.equal(hard_tree.from_cart(fitted, logits=True)(around), expected)
+        low = high
+
+
+# Reading
+
+
+def test_the_complexity_of_a_tree_by_hand(by_hand):
+    counted = hard_tree.complexity(by_hand, CORNERS)
     assert (counted["depth"], counted["gates"], counted["leaves"]) == (2, 2, 3)
     assert counted["pixels"] == 1.5
     assert counted["path"] == 1.5  # two images take one gate, two take two
-    # By hand: x0 > 0.5 is one comparison; x1 + 2·x2 > 1 one product (a weight of 1 needs none) and one comparison;
-    # the leaf is looked up.
+    # x0 > 0.5 is one comparison; x1 + 2·x2 > 1 one product (a weight of 1 needs none) and one comparison; the leaf is
+    # looked up.
     assert counted["operations"] == (2 + 4 + 4 + 2) / 4
     assert counted["leaves_for_95"] == 3
-    assert hard_tree.measures(by_hand, CORNERS[:1])["leaves_for_95"] == 1
+    assert hard_tree.complexity(by_hand, CORNERS[:1])["leaves_for_95"] == 1
 
 
 def test_rules_read_as_a_program(by_hand):
     assert hard_tree.rules(by_hand, "abc", shape=(2, 2)).splitlines() == [
         "if row 0, column 0 > 0.500:",
-        "    if gate 2 says yes (2 pixels):",
-        "        say c (0.96)",
+        "    if gate 2 > 0 (2 pixels):",
+        "        predict c (0.96)",
         "    else:",
-        "        say b (0.96)",
+        "        predict b (0.96)",
         "else:",
-        "    say a (0.96)",
+        "    predict a (0.96)",
     ]
-
-
-def test_a_negative_weight_turns_the_question_around(by_hand):
+    with pytest.raises(ValueError, match="classes must name the 3 classes of the tree, got 2"):
+        hard_tree.rules(by_hand, "ab")
     by_hand.weights[0, 0], by_hand.biases[0] = -2.0, 0.5
-    assert hard_tree.question(by_hand, 0) == "pixel 0 < 0.250"
+    assert hard_tree.rules(by_hand, "abc").startswith("if pixel 0 < 0.250:")
 
 
-def test_a_decision_names_its_gates_and_their_scores(by_hand):
+def test_a_decision_lists_its_gates_and_their_scores(by_hand):
     decision = hard_tree.explain(by_hand, CORNERS[2])
     assert [(step.gate, step.yes) for step in decision.steps] == [(0, True), (1, True)]
     assert [step.score for step in decision.steps] == pytest.approx([0.4, 1.7])
@@ -178,8 +204,8 @@ def test_the_nearest_change_has_its_closed_form(by_hand):
     assert float(decision.nearest.norm()) == pytest.approx(0.3 / math.sqrt(5) + 0.001, abs=1e-5)
 
 
-def test_the_nearest_change_flips_the_tree_and_no_change_half_as_long_does(soft, images):
-    hard = hard_tree.harden(soft, images, least=0.0, cut=0.0)
+def test_the_nearest_change_flips_the_tree_and_no_shorter_one_does(soft, images):
+    hard = hard_tree.harden(soft, images, **UNPRUNED)
     directions = F.normalize(torch.randn(3000, 40), dim=1).view(-1, 2, 5, 4)
     for image in images[:5]:
         decision = hard_tree.explain(hard, image)
@@ -188,21 +214,17 @@ def test_the_nearest_change_flips_the_tree_and_no_change_half_as_long_does(soft,
         assert bool((hard(tries).argmax(1) == decision.answer).all())
 
 
-def test_a_tree_that_knows_one_class_has_no_change_that_flips_it(by_hand):
+def test_no_change_flips_a_tree_whose_leaves_predict_one_class(by_hand):
     by_hand.leaves[:] = torch.tensor([1.0, 0, 0])
     decision = hard_tree.explain(by_hand, CORNERS[0])
     assert (decision.nearest, decision.other) == (None, None)
 
 
-def test_a_surrogate_that_sees_what_the_model_uses_follows_it_at_the_depth_that_takes():
+def test_a_surrogate_of_two_levels_follows_a_model_with_two_thresholds():
     features = torch.rand(2000, 3)
-    answers = (features[:, 0] > 0.5).long() * 2 + (features[:, 2] > 0.3).long()  # four classes: two questions
-    followed = hard_tree.surrogate_fidelity(features[:1000], answers[:1000], (features[1000:], answers[1000:]), (1, 2))
-    assert followed[1] < 0.9
-    assert followed[2] > 0.98
-
-
-def test_weights_without_a_dimension_are_refused():
-    none = torch.tensor(1.0)
-    with pytest.raises(ValueError, match=r"G×in_features weights"):
-        hard_tree.HardTree(none, none, none, none, none)
+    answers = (features[:, 0] > 0.5).long() * 2 + (features[:, 2] > 0.3).long()
+    fidelity = hard_tree.surrogate_fidelity(
+        features[:1000], answers[:1000], (features[1000:], answers[1000:]), (1, 2)
+    )
+    assert fidelity[1] < 0.9
+    assert fidelity[2] > 0.98

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from distill_utils import losses, soft_tree, training
-from distill_utils.soft_tree import SoftDecisionTree, balance_penalty, bigot_loss, mixture_loss
-from distill_utils.training import Schedule
+from distill_utils.soft_tree import SoftDecisionTree, balance_penalty, expected_leaf_cross_entropy, mixture_loss
+from distill_utils.training import Batch, Schedule
 
 
 @pytest.fixture
@@ -40,28 +40,22 @@ def test_the_probability_of_a_leaf_is_the_product_of_the_gates_on_its_path(tree,
         assert_close(tree.leaf_log_probabilities(images)[:, leaf].exp(), product)
 
 
-def test_the_nodes_of_a_level_share_out_every_image(tree, images):
+def test_the_probabilities_of_a_level_sum_to_one(tree, images):
     reach = tree.log_paths(images).exp()
     assert reach.shape == (7, 15)
     for level in range(4):
         assert_close(reach[:, 2**level - 1 : 2 ** (level + 1) - 1].sum(1), torch.ones(7))
 
 
-def test_the_logits_are_log_probabilities_of_the_mixture(tree, images):
+def test_logits_are_those_of_the_mixture_and_path_logits_those_of_the_most_likely_leaf(tree, images):
     by_hand = tree.leaf_log_probabilities(images).exp() @ tree.leaves.softmax(1)
     assert_close(tree(images).exp(), by_hand)
     assert_close(tree(images).exp().sum(1), torch.ones(7))
+    best = tree.leaf_log_probabilities(images).argmax(1)
+    assert_close(tree.path_logits(images), tree.leaves.log_softmax(1)[best])
 
 
-def test_one_gate_is_logistic_regression():
-    tree = SoftDecisionTree(4, 2, 1)
-    with torch.no_grad():
-        tree.leaves.copy_(torch.tensor([[50.0, -50.0], [-50.0, 50.0]]))  # left is class 0, right is class 1
-    x = torch.randn(6, 4)
-    assert_close(tree(x).exp()[:, 1], tree.gates(x)[:, 0].sigmoid())
-
-
-def test_a_great_inverse_temperature_puts_an_image_into_one_leaf(tree, images):
+def test_a_large_inverse_temperature_sends_an_image_to_one_leaf(tree, images):
     tree.inverse_temperature.fill_(1e4)
     assert_close(tree.leaf_log_probabilities(images).max(1).values, torch.zeros(7))
     assert_close(tree(images), tree.path_logits(images))
@@ -69,35 +63,24 @@ def test_a_great_inverse_temperature_puts_an_image_into_one_leaf(tree, images):
     assert_close(tree.leaf_log_probabilities(images), torch.full((7, 8), -3 * math.log(2)))
 
 
-def test_the_most_likely_path_answers_with_one_leaf(tree, images):
-    best = tree.leaf_log_probabilities(images).argmax(1)
-    assert_close(tree.path_logits(images), tree.leaves.log_softmax(1)[best])
-
-
 def test_deep_paths_keep_finite_logarithms():
     tree = SoftDecisionTree(4, 3, 9)
     with torch.no_grad():
         tree.gates.weight.fill_(1e4)
-    loss = bigot_loss(tree.leaf_log_probabilities(torch.rand(2, 4)), tree.leaves, torch.eye(3)[:2])
+    loss = expected_leaf_cross_entropy(tree.leaf_log_probabilities(torch.rand(2, 4)), tree.leaves, torch.eye(3)[:2])
     loss.backward()
     assert loss.isfinite()
     assert tree.gates.weight.grad.isfinite().all()
 
 
-def test_the_bigot_loss_equals_a_double_loop(tree, images):
+def test_the_expected_leaf_cross_entropy_equals_a_double_loop(tree, images):
     targets = torch.randn(7, 3).softmax(1)
     log_p, log_q = tree.leaf_log_probabilities(images), tree.leaves.log_softmax(1)
     total = -sum(
         (log_p[n, leaf].exp() * targets[n, k] * log_q[leaf, k]).item()
         for n in range(7) for leaf in range(8) for k in range(3)
     )  # fmt: skip
-    assert bigot_loss(log_p, tree.leaves, targets).item() == pytest.approx(total / 7, rel=1e-5)
-
-
-def test_the_mixture_loss_is_cross_entropy_of_the_logits(tree, images):
-    labels = torch.arange(7) % 3
-    targets, log_p = F.one_hot(labels, 3).float(), tree.leaf_log_probabilities(images)
-    assert_close(mixture_loss(log_p, tree.leaves, targets), losses.hard_label_loss(tree(images), labels))
+    assert expected_leaf_cross_entropy(log_p, tree.leaves, targets).item() == pytest.approx(total / 7, rel=1e-5)
 
 
 def test_the_mixture_loss_is_the_soft_target_loss_plus_the_entropy_of_the_targets(tree, images):
@@ -109,16 +92,16 @@ def test_the_mixture_loss_is_the_soft_target_loss_plus_the_entropy_of_the_target
     assert_close(mixture_loss(log_p, tree.leaves, p), expected)
 
 
-def test_a_bigot_is_never_below_the_mixture_and_equals_it_where_one_leaf_has_all(tree, images):
+def test_the_expected_leaf_loss_is_at_least_the_mixture_loss_and_equal_for_one_leaf(tree, images):
     targets = torch.randn(7, 3).softmax(1)
     soft = tree.leaf_log_probabilities(images)
-    assert bigot_loss(soft, tree.leaves, targets) > mixture_loss(soft, tree.leaves, targets) + 1e-3
+    assert expected_leaf_cross_entropy(soft, tree.leaves, targets) > mixture_loss(soft, tree.leaves, targets) + 1e-3
     tree.inverse_temperature.fill_(1e4)
     hard = tree.leaf_log_probabilities(images)
-    assert_close(bigot_loss(hard, tree.leaves, targets), mixture_loss(hard, tree.leaves, targets))
+    assert_close(expected_leaf_cross_entropy(hard, tree.leaves, targets), mixture_loss(hard, tree.leaves, targets))
 
 
-def test_balanced_gates_cost_log_two_a_level_and_no_others_cost_less():
+def test_balanced_gates_cost_log_two_per_level_and_others_cost_more():
     balanced = torch.full((7,), 0.5)
     assert float(balance_penalty(balanced)) == pytest.approx(3 * math.log(2))
     for gate, level in ((0, 0), (2, 1), (6, 2)):
@@ -127,23 +110,20 @@ def test_balanced_gates_cost_log_two_a_level_and_no_others_cost_less():
         more = -0.5 * (math.log(0.9) + math.log(0.1)) - math.log(2)
         assert float(balance_penalty(right)) == pytest.approx(3 * math.log(2) + more / 2**level)
         assert_close(balance_penalty(1 - right), balance_penalty(right))
-
-
-def test_a_dead_gate_costs_a_finite_penalty():
     assert balance_penalty(torch.tensor([0.0, 1.0, 0.5])).isfinite()
 
 
-def test_the_share_going_right_weighs_images_by_how_probably_they_arrive(tree, images):
+def test_the_routing_average_weights_images_by_their_probability_of_arriving(tree, images):
     log_paths = tree.log_paths(images)
     right = (images.flatten(1) @ tree.gates.weight.T + tree.gates.bias).sigmoid()
     arrive = log_paths.exp()[:, :7]
-    assert_close(soft_tree.share_going_right(tree, log_paths), (arrive * right).sum(0) / arrive.sum(0))
+    assert_close(soft_tree.update_routing_average(tree, log_paths), (arrive * right).sum(0) / arrive.sum(0))
 
 
-def test_the_share_going_right_is_an_average_with_a_longer_memory_further_down(tree, images):
+def test_the_routing_average_covers_more_batches_at_deeper_gates(tree, images):
     def batch():
         reach = tree.log_paths(images).exp().detach()
-        soft_tree.share_going_right(tree, tree.log_paths(images))
+        soft_tree.update_routing_average(tree, tree.log_paths(images))
         return reach[:, :7].sum(0), reach[:, 2::2].sum(0)
 
     (arrived_before, right_before) = batch()
@@ -160,18 +140,20 @@ def test_the_penalty_pushes_a_gate_back_with_the_gradient_of_its_batch(tree, ima
     log_paths = tree.log_paths(images)
     arrive, onward = log_paths.exp()[:, :7].sum(0), log_paths.exp()[:, 2::2].sum(0)
     direct = torch.autograd.grad(balance_penalty(onward / arrive), tree.gates.bias, retain_graph=True)[0]
-    averaged = torch.autograd.grad(balance_penalty(soft_tree.share_going_right(tree, log_paths)), tree.gates.bias)[0]
+    averaged = torch.autograd.grad(
+        balance_penalty(soft_tree.update_routing_average(tree, log_paths)), tree.gates.bias
+    )[0]
     assert_close(averaged, direct)  # in the first batch the average is that batch
 
 
-@pytest.mark.parametrize("grow", [soft_tree.on_labels, soft_tree.on_soft_targets])
-def test_the_one_loop_trains_a_tree_on_labels_and_on_soft_targets(grow, tiny_set):
+@pytest.mark.parametrize("method", [soft_tree.on_labels, soft_tree.on_soft_targets])
+def test_fit_trains_a_tree_on_labels_and_on_soft_targets(method, tiny_set):
     tree = SoftDecisionTree(40, 3, 2)
     teacher = [10 * F.one_hot(tiny_set.labels, 3).float()]
-    unlabelled = grow is soft_tree.on_soft_targets
+    unlabelled = method is soft_tree.on_soft_targets
     images = type(tiny_set)(tiny_set.images, tiny_set.labels * 0 - 1) if unlabelled else tiny_set
     schedule = Schedule(steps=150, batch_size=16, lr=0.05)
-    loss = functools.partial(grow, balance=0.01, final_inverse_temperature=2.0)
+    loss = functools.partial(method, balance=0.01, final_inverse_temperature=2.0)
     history = training.fit(tree, images, loss, schedule, teacher=teacher if unlabelled else None, quiet=True)
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     assert float((tree.path_logits(tiny_set.images).argmax(1) == tiny_set.labels).float().mean()) > 0.9
@@ -179,63 +161,34 @@ def test_the_one_loop_trains_a_tree_on_labels_and_on_soft_targets(grow, tiny_set
     assert {"fit", "balance", "sparsity", "smoothness"} <= set(history)
 
 
-def test_a_killed_run_of_a_tree_goes_on_bit_for_bit(tiny_set, tmp_path):
-    def run(steps_before_the_kill=None):
-        torch.manual_seed(3)
-        tree, calls = SoftDecisionTree(40, 3, 2), []
-
-        def loss(model, batch):
-            calls.append(1)
-            if steps_before_the_kill and len(calls) > steps_before_the_kill:
-                raise KeyboardInterrupt
-            return soft_tree.on_labels(model, batch)
-
-        schedule = Schedule(steps=40, batch_size=16)
-        path = tmp_path / "tree"
-        training.fit(tree, tiny_set, loss, schedule, checkpoint=path if steps_before_the_kill != 0 else None,
-                     quiet=True)  # fmt: skip
-        return tree.state_dict()
-
-    whole = run(0)
-    with pytest.raises(KeyboardInterrupt):
-        run(25)
-    for name, value in run().items():
-        assert torch.equal(value, whole[name]), name
+def test_the_parts_of_the_loss_have_their_closed_forms():
+    tree, batch = SoftDecisionTree(20, 2, 2), Batch(torch.rand(3, 1, 5, 4), torch.tensor([0, 1, 0]), None, None, 0.75)
+    square = torch.zeros(5, 4)
+    square[1:3, 1:3] = 2.0  # a 2×2 square has eight sides
+    with torch.no_grad():
+        tree.gates.weight.zero_()
+        tree.gates.weight[0] = tree.gates.weight[2] = square.flatten()  # of the levels 0 and 1
+    total, parts = soft_tree.on_labels(
+        tree, batch, sparsity=0.5, smoothness=0.25, balance=0.0, final_inverse_temperature=3.0
+    )
+    assert parts["sparsity"].item() == 0.5 * 8 * (1 + 1 / 2)
+    assert parts["smoothness"].item() == 0.25 * 16 * (1 + 1 / 2)
+    assert float(tree.inverse_temperature) == 2.0  # halfway from 1 to 3 at three quarters of training
+    assert_close(total, sum(parts.values()))
 
 
-def test_sparsity_and_smoothness_make_filters_sparse_and_smooth(tiny_set):
-    def filters(**options):
-        torch.manual_seed(0)
-        tree = SoftDecisionTree(40, 3, 2)
-        grow = functools.partial(soft_tree.on_labels, **options)
-        training.fit(tree, tiny_set, grow, Schedule(steps=150, batch_size=16, lr=0.05), quiet=True)
-        return tree.gates.weight.detach()
-
-    def near_zero(weights):
-        return float((weights.abs() < 0.05 * weights.abs().max(1, keepdim=True).values).float().mean())
-
-    def roughness(weights):
-        return float(soft_tree.total_variation(weights, (2, 5, 4)) / weights.abs().sum())
-
-    plain = filters()
-    assert near_zero(filters(sparsity=0.001)) > near_zero(plain) + 0.1
-    assert roughness(filters(smoothness=0.001)) < 0.7 * roughness(plain)
-
-
-def test_total_variation_counts_the_steps_between_neighbours():
-    square = torch.zeros(1, 5, 4)
-    square[0, 1:3, 1:3] = 2.0  # a 2×2 square has eight sides
-    assert float(soft_tree.total_variation(square.view(1, -1), (1, 5, 4))) == 16
-    assert float(soft_tree.total_variation(torch.ones(3, 40), (2, 5, 4))) == 0
+def test_an_image_without_a_label_is_refused(tree, images):
+    with pytest.raises(ValueError, match="needs a label for every image: use on_soft_targets"):
+        soft_tree.on_labels(tree, Batch(images, torch.tensor([0, 1, -1, 0, 0, 0, 0]), None, None, 0.0))
 
 
 def test_a_tree_without_a_level_is_refused():
-    with pytest.raises(ValueError, match="depth must be 1 or more, found 0"):
+    with pytest.raises(ValueError, match=r"depth must be an integer in \[1, 16\], got 0"):
         SoftDecisionTree(4, 2, 0)
 
 
-def test_too_few_leaves_for_the_classes_are_warned_of():
-    with pytest.warns(UserWarning, match=r"depth 4 has 16 leaves and cannot name all 36 .* \(depth 6 could\)"):
+def test_too_few_leaves_for_the_classes_give_a_warning():
+    with pytest.warns(UserWarning, match=r"depth 4 has only 16 leaves for 36 classes.*use depth 6 or more"):
         SoftDecisionTree(4, 36, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -243,5 +196,5 @@ def test_too_few_leaves_for_the_classes_are_warned_of():
 
 
 def test_images_of_another_size_are_refused(tree):
-    with pytest.raises(ValueError, match=r"images of 40 numbers, found 16 .*in_features=16"):
+    with pytest.raises(ValueError, match=r"images must have 40 values each, got 16 .*in_features=16"):
         tree(torch.rand(3, 1, 4, 4))

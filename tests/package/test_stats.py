@@ -20,8 +20,8 @@ def test_the_interval_is_students(level):
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
-def test_a_95_percent_interval_holds_the_truth_in_95_percent_of_studies(seeds):
-    """What a seed does to both arms is larger than the difference; pairing takes it out."""
+def test_a_95_percent_interval_covers_the_truth_in_95_percent_of_studies(seeds):
+    """The effect of the seed on both arms is larger than the difference; pairing removes it."""
     random = np.random.default_rng(seeds)
     control = random.normal(0.0, 5.0, (2000, seeds))
     treated = control + random.normal(3.0, 2.0, (2000, seeds))
@@ -29,11 +29,11 @@ def test_a_95_percent_interval_holds_the_truth_in_95_percent_of_studies(seeds):
     assert 0.93 < np.mean(held) < 0.97
 
 
-def test_a_single_seed_says_nothing_about_the_spread():
+def test_the_interval_of_a_single_seed_is_infinitely_wide():
     assert stats.t_interval([0.7]) == (0.7, -math.inf, math.inf, 1)
 
 
-def test_pairing_takes_out_what_a_seed_does_to_both_arms():
+def test_pairing_removes_the_effect_of_the_seed_on_both_arms():
     seeds = np.array([0.0, 10.0, -7.0, 4.0, 2.0])
     gain = np.array([0.9, 1.0, 1.1, 1.2, 0.8])
     interval = stats.paired_interval(seeds + gain, seeds)
@@ -51,18 +51,11 @@ def test_the_p_value_is_that_of_the_paired_t_test():
     assert stats.p_value([3, 4], [2, 3]) == 1
 
 
-def test_holm_multiplies_by_the_claims_that_are_left_and_never_reorders():
+def test_holm_multiplies_by_the_claims_that_are_left_and_keeps_their_order():
     assert stats.holm([0.03]) == [0.03]
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert stats.holm([0.9, 0.001, 0.8]) == pytest.approx([1, 0.003, 1])
     assert stats.holm([]) == []
-
-
-def test_holm_keeps_the_error_of_all_claims_together_at_the_level():
-    p = np.random.default_rng(1).uniform(size=(4000, 6))
-    wrong = np.mean([min(stats.holm(row)) < 0.05 for row in p])
-    assert wrong == pytest.approx(1 - (1 - 0.05 / 6) ** 6, abs=3 * (0.05 / 4000) ** 0.5)
-    assert np.mean(p.min(1) < 0.05) > 0.2  # without it
 
 
 @pytest.mark.parametrize(
@@ -77,7 +70,7 @@ def test_holm_keeps_the_error_of_all_claims_together_at_the_level():
         ([9.0], "inconclusive"),
     ],
 )
-def test_the_word_follows_from_the_declared_smallest_effect(differences, word):
+def test_the_verdict_follows_from_the_declared_smallest_effect(differences, word):
     control = np.arange(len(differences)) * 10.0
     assert stats.verdict(control + differences, control, 1.0) == word
     opposite = {"improves": "worsens", "worsens": "improves"}
@@ -86,13 +79,13 @@ def test_the_word_follows_from_the_declared_smallest_effect(differences, word):
     assert stats.verdict(control + differences, control, 1.0, higher_is_better=False) == expected
 
 
-def test_a_corrected_p_value_decides_in_place_of_the_tests_own():
+def test_a_given_p_value_replaces_the_one_of_the_paired_t_test():
     assert stats.verdict([2.0, 2.1, 1.9], [0, 0, 0], 1.0, p=0.2) == "inconclusive"
 
 
 def test_three_seeds_of_pure_noise_are_inconclusive_but_for_the_declared_error():
-    """A direction is seen in 5 % of claims, and equivalence next to never, since three noisy seeds cannot show it; of
-    two claims corrected together, one is decided in no more than 5 % of studies."""
+    """A direction is found in 5 % of claims, and equivalence almost never, because three noisy seeds cannot show it.
+    Of two claims corrected together, one is decided in no more than 5 % of studies."""
     noise, none = np.random.default_rng(3).normal(0.0, 1.0, (2000, 2, 3)), np.zeros(3)
     error = 3 * (0.05 * 0.95 / 2000) ** 0.5
     p = np.array([[stats.p_value(claim, none) for claim in study] for study in noise])
@@ -106,18 +99,13 @@ def test_three_seeds_of_pure_noise_are_inconclusive_but_for_the_declared_error()
     assert np.mean([words != ["inconclusive"] * 2 for words in together]) < 0.05 + error
 
 
-def test_equivalence_is_found_where_seeds_agree_and_hardly_ever_in_a_wide_spread():
-    random = np.random.default_rng(4)
-    near, far = random.normal(0.0, 0.1, (500, 5)), random.normal(0.0, 2.0, (500, 5))
-    assert np.mean([stats.equivalent(draw, np.zeros(5), 1.0) for draw in near]) == 1
-    assert np.mean([stats.equivalent(draw, np.zeros(5), 1.0) for draw in far]) < 0.05
-
-
-def test_equivalence_errs_at_most_at_its_level():
+def test_equivalence_is_wrong_at_most_at_its_level():
     """Where the true difference is the smallest that matters, equivalence is claimed in 5 % of trials."""
     draws = np.random.default_rng(2).normal(1.0, 0.3, (2000, 6))
     claimed = np.mean([stats.equivalent(draw, np.zeros(6), 1.0) for draw in draws])
     assert claimed == pytest.approx(0.05, abs=0.016)
+    close = np.random.default_rng(4).normal(0.0, 0.1, (500, 5))
+    assert all(stats.equivalent(draw, np.zeros(5), 1.0) for draw in close)
 
 
 @pytest.mark.parametrize(
@@ -135,15 +123,16 @@ def test_wilsons_interval_has_its_closed_form(share, count, expected):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: stats.t_interval([]), "one finite value per seed"),
-        (lambda: stats.t_interval([0.5, math.nan]), "one finite value per seed"),
-        (lambda: stats.t_interval([[0.5, 0.6]]), "one finite value per seed"),
-        (lambda: stats.paired_interval([1, 2, 3], [1, 2]), "as many treated as control seeds: found 3 and 2"),
-        (lambda: stats.verdict([1, 2], [1, 2], 0.0), "must be above 0, found 0.0"),
-        (lambda: stats.verdict([1, 2], [1, 2], math.nan), "must be above 0, found nan"),
-        (lambda: stats.verdict([1, math.nan], [1, 2], 1.0), "one finite value per seed"),
+        (lambda: stats.t_interval([]), "one finite number per seed"),
+        (lambda: stats.t_interval([0.5, math.nan]), "one finite number per seed"),
+        (lambda: stats.t_interval([[0.5, 0.6]]), "one finite number per seed"),
+        (lambda: stats.paired_interval([1, 2, 3], [1, 2]), "must have the same seeds, got 3 and 2"),
+        (lambda: stats.verdict([1, 2], [1, 2], 0.0), r"smallest must be a finite number in \(0, inf\), got 0.0"),
+        (lambda: stats.verdict([1, 2], [1, 2], math.nan), r"smallest must be .* got nan"),
+        (lambda: stats.verdict([1, math.nan], [1, 2], 1.0), "one finite number per seed"),
+        (lambda: stats.holm([0.2, 1.2]), r"p_values must be a 1-D array in \[0, 1\], got"),
     ],
 )
-def test_what_cannot_be_judged_is_refused(call, message):
+def test_values_that_no_test_can_use_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,0 +1,65 @@
+"""Drawings of a HardTree and of its filters (lesson 09)."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from distill_utils.plots import BLUE, ORANGE, figure
+
+
+def draw_tree(tree, classes, shape: tuple[int, int], *, images=None, image=None) -> Figure:
+    """A hard_tree.HardTree from its root down: the filter of each gate and the prediction of each leaf.
+
+    shape: H×W of an image with one channel. Blue weights vote for yes (right), red ones for no (left), on a scale of
+    the gate's own. Below a leaf are its distribution over classes and, with images N×1×H×W, the share of them that
+    ends there, which is also the width of the lines. image: one of 1×H×W whose path is marked.
+    """
+    paths = tree.paths()
+    share = np.ones(len(paths)) / len(paths)
+    if images is not None:
+        share = np.bincount(tree.leaf(images).numpy(), minlength=len(paths)) / len(images)
+    marked = set() if image is None else set(paths[int(tree.leaf(image[None])[0])])
+    depth = max(map(len, paths))
+    fig, axis = figure(width=max(6.0, 0.95 * len(paths)), height=1.45 * (depth + 1.2))
+    axis.set(xlim=(-0.6, len(paths) - 0.4), ylim=(-depth - 1.0, 0.5))
+    axis.axis("off")
+    place, line_share = {}, {}  # where a gate is drawn: above the middle of its leaves; how many images take a line
+    for gate in range(len(tree.weights)):
+        below = [i for i, path in enumerate(paths) if gate in dict(path)]
+        place[gate] = (np.mean(below), -[step[0] for step in paths[below[0]]].index(gate))
+        for side in (0, 1):
+            line_share[gate, side] = sum(share[i] for i in below if (gate, side) in paths[i])
+    for i, path in enumerate(paths):
+        _draw_leaf(axis, i, -len(path), tree.leaves[i], classes, share[i] if images is not None else None)
+        ends = [place[gate] for gate, _ in path] + [(i, -len(path))]
+        for step, start, end in zip(path, ends, ends[1:], strict=False):
+            color, width = (ORANGE, 6) if step in marked else ("#BBBBBB", 1 + 10 * line_share[step])
+            axis.plot(*zip(start, end, strict=True), color=color, linewidth=width, zorder=1 + (step in marked))
+    for side, word in ((0, "no"), (1, "yes")) if place else ():
+        x, y = place[0]
+        axis.text(x + (2 * side - 1) * 0.6, y + 0.08, word, ha="left" if side else "right", va="bottom")
+    for gate, (x, y) in place.items():
+        inset = axis.inset_axes([x - 0.42, y - 0.36, 0.84, 0.72], transform=axis.transData, zorder=5)
+        draw_filter(inset, tree.weights[gate], shape)
+    return fig
+
+
+def draw_filter(axis, weights, shape: tuple[int, int]) -> None:
+    """One filter of H·W weights, blue above 0 and red below, on a symmetric scale of its own."""
+    weights = np.asarray(weights).reshape(shape)
+    largest = np.abs(weights).max() or 1.0
+    axis.imshow(weights, cmap="RdBu", vmin=-largest, vmax=largest)
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(visible=True, color="#666666")
+
+
+def _draw_leaf(axis, x: float, y: float, logits, classes, share: float | None) -> None:
+    probability = np.asarray(logits.softmax(0))
+    axis.text(x, y - 0.05, str(classes[int(probability.argmax())]), ha="center", va="center", fontsize=18,
+              weight="bold", bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "#666666"}, zorder=6,
+              parse_math=False)
+    inset = axis.inset_axes([x - 0.38, y - 0.75, 0.76, 0.36], transform=axis.transData, zorder=5)
+    inset.bar(range(len(probability)), probability, color=BLUE)
+    inset.set(ylim=(0, 1), xticks=[], yticks=[])
+    if share is not None:
+        axis.text(x, y - 0.78, f"{share:.0%}", ha="center", va="top", fontsize=12)
