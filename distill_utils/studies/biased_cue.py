@@ -42,7 +42,7 @@ def images(dataset: str, part: str, seed: int, cue: float = BIASED) -> ImageSet:
     if dataset in WITH_CUE and cue in WITH_CUE[dataset]:
         return getattr(recipes.dataset(WITH_CUE[dataset][cue], seed), part)
     if dataset in WITH_CUE:
-        index = images(dataset, part, seed).factors["index"]
+        index = (images(dataset, part, seed).factors or {})["index"]
         factors = glyphs.sample(index, seed, replace(BIASED_LOOK, cue=cue))
         return ImageSet(glyphs.render(factors)[0], factors["label"], None, factors)
     size = {"train": 3000, "validation": 1000, "test": 2000}[part]

@@ -80,21 +80,21 @@ def run(arm: dict, seed: int, dataset: str) -> dict:
     test, validation = images(dataset, "test", seed), images(dataset, "validation", seed)
     shown = explained(test)
     outputs = logits(network, test.images)
-    metrics = {
+    found = {
         "test_accuracy": score(outputs, test.labels)["accuracy"],
         "validation_accuracy": score(logits(network, validation.images), validation.labels)["accuracy"],
     }
     teacher = {"model": "teacher", "kind": arm.get("of", "clean")}
-    metrics["agreement"] = compare(outputs, logits(model(teacher, seed, dataset), test.images))["agreement"]
+    found["agreement"] = compare(outputs, logits(model(teacher, seed, dataset), test.images))["agreement"]
     maps = _maps(arm, seed, dataset)
-    metrics |= _faithfulness(network, shown, maps) | _validity(network, shown, maps["deeplift"], seed, dataset)
-    for name, found in _maps(teacher, seed, dataset).items():
-        alike = metrics.agreement(maps[name], found)
-        metrics |= {f"maps_{key}_{name}": alike[key] - alike[f"{key}_mismatched"] for key in ("cosine", "overlap")}
+    found |= _faithfulness(network, shown, maps) | _validity(network, shown, maps["deeplift"], seed, dataset)
+    for name, others in _maps(teacher, seed, dataset).items():
+        alike = metrics.agreement(maps[name], others)
+        found |= {f"maps_{key}_{name}": alike[key] - alike[f"{key}_mismatched"] for key in ("cosine", "overlap")}
     if test.masks is not None:
-        metrics |= _reliance(network, outputs, test, seed, dataset) | _localisation(network, shown, maps)
-        metrics |= _units(network, test)
-    return metrics
+        found |= _reliance(network, outputs, test, seed, dataset) | _localisation(network, shown, maps)
+        found |= _units(network, test)
+    return found
 
 
 def _maps(arm: dict, seed: int, dataset: str) -> dict[str, Tensor]:
@@ -241,7 +241,7 @@ def known_reliance(runs: list[dict], explainer: str) -> float:
     """Spearman's correlation, over students alone trained at all reliabilities of the cue, of the relevance on the
     cue with the share of decisions that the cue changes."""
     chosen = [run["metrics"] for run in runs if run["arm"].get("method") == "alone" and not run["arm"].get("matched")]
-    pairs = [(metrics[f"cue_mass_{explainer}"], metrics["cue_reliance"]) for metrics in chosen]
+    pairs = [(found[f"cue_mass_{explainer}"], found["cue_reliance"]) for found in chosen]
     return float(scipy.stats.spearmanr(pairs).statistic)
 
 

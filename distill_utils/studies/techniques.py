@@ -149,9 +149,14 @@ def arms(dataset: str) -> list[dict]:
     return [{"model": "teacher"}, *({"technique": name} for name in TECHNIQUES)]
 
 
+def teacher_recipe(seed: int, dataset: str) -> Recipe:
+    """The series' own teacher, of this seed."""
+    return replace(recipes.TEACHER, dataset=dataset, seed=seed, data_seed=seed)
+
+
 def recipe(name: str, setting: dict, seed: int, dataset: str) -> Recipe:
     """The recipe of a technique's network at one of its settings."""
-    teacher = replace(recipes.TEACHER, dataset=dataset, seed=seed, data_seed=seed)
+    teacher = teacher_recipe(seed, dataset)
     student = Recipe(dataset=dataset, method_options=setting, seed=seed, data_seed=seed)
     if name == "alone":
         return student
@@ -187,7 +192,7 @@ def run(arm: dict, seed: int, dataset: str) -> dict:
     """Accuracies in [0, 1], NLL in nats, calibration and agreement of one technique at its chosen setting; which
     setting that is (counted from 0) and what each got at the tuning seed; parameters; cost per step against plain."""
     if "model" in arm:
-        return _scores(load_or_train(recipe(PLAIN, {}, seed, dataset).teacher, quiet=True).model, seed, dataset)
+        return _scores(load_or_train(teacher_recipe(seed, dataset), quiet=True).model, seed, dataset)
     name = arm["technique"]
     tuning = tuned(name, dataset)
     place = tuning.index(max(tuning))
@@ -206,7 +211,7 @@ def run(arm: dict, seed: int, dataset: str) -> dict:
 def _scores(network: nn.Module, seed: int, dataset: str) -> dict:
     image_data = recipes.dataset(dataset, seed)
     test, validation = image_data.test, image_data.validation
-    teacher = load_or_train(recipe(PLAIN, {}, seed, dataset).teacher, quiet=True).model
+    teacher = load_or_train(teacher_recipe(seed, dataset), quiet=True).model
     outputs = logits(network, test.images)
     scores = score(outputs, test.labels)
     return {

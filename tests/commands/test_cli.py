@@ -74,7 +74,7 @@ def one_notebook(monkeypatch, tmp_path):
 
     def put(source):
         nbformat.write(new_notebook(cells=[new_code_cell(source, id="only")]), tmp_path / "00_only.ipynb")
-        monkeypatch.setattr(series, "NOTEBOOKS", tmp_path)
+        monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
 
     return put
 
@@ -114,7 +114,6 @@ def test_a_damaged_file_of_timings_is_named(one_notebook, capsys):
         (["run"], "unknown dataset 'glyph': one of glyphs, "),
         (["study", "dropot"], "unknown study 'dropot': one of dropout, "),
         (["study", "dropout", "--dataset", "digits"], "the study dropout is made for glyphs, "),
-        (["study", "dropout", "--dataset", "glyphs", "--seeds", "0"], "at least one seed, found 0"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(arguments, message, capsys, monkeypatch):

@@ -113,7 +113,7 @@ def without_statistics(folder: str) -> None:
 
 def test_two_processes_train_the_model_of_one(start_python, tmp_path):
     for name, launcher in (("one", ()), ("two", TORCHRUN)):
-        finish(start_python(*launcher, "-m", "test_scale", tmp_path / name))
+        finish(start_python(*launcher, "-m", "test_train", tmp_path / name))
     (one, history), (two, shared) = (_store.load(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=0)
