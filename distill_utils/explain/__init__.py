@@ -1,11 +1,10 @@
 """Attribution maps: how much each pixel of an image contributes to the score of a class (lesson 08).
 
 The score is the centred logit, z_c - mean z. Adding one number to all logits changes no probability, but it changes
-the map of a raw logit, so raw maps of two networks cannot be compared. Maps are in logit units, and each comes with
-its completeness error. deeplift is captum's DeepLIFT (Shrikumar et al. 2017, Rescale rule); it refuses networks for
-which that would be wrong. integrated_gradients and occlusion work with any network and show whether a finding depends
-on the explainer. Left out: RevealCancel, which captum does not have, and maps scaled per image, which cannot be
-compared.
+the map of a raw logit, so raw maps of two networks cannot be compared. deeplift is captum's DeepLIFT (Shrikumar et
+al. 2017, Rescale rule) and refuses networks for which that would be wrong. integrated_gradients and occlusion work
+with any network and show whether a finding depends on the explainer. Left out: RevealCancel, which captum does not
+have, and maps scaled per image, which cannot be compared.
 """
 
 import copy
@@ -194,15 +193,11 @@ def _attribute(contributions: Callable, model, images, classes, reference) -> At
     maps, change = [], []
     with eval_mode(model):
         for rows in torch.arange(len(images)).split(_BATCH):
-            batch = images[rows], classes[rows], reference[rows]
-            maps.append(contributions(model, *batch).detach().sum(1))
-            change.append(_change(model, *batch))
+            x, c, r = images[rows], classes[rows], reference[rows]
+            maps.append(contributions(model, x, c, r).detach().sum(1))
+            change.append(centred(model(x), c) - centred(model(r), c))
     maps, change = torch.cat(maps), torch.cat(change)
     return Attribution(maps, change, _residual(maps, change))
-
-
-def _change(model, images, classes, reference) -> Tensor:
-    return centred(model(images), classes) - centred(model(reference), classes)
 
 
 def _residual(contributions: Tensor, change: Tensor) -> Tensor:
@@ -239,18 +234,17 @@ def _check_completeness(model, images, classes, reference) -> None:
 
     images, classes, reference = sixteen(images), classes[torch.arange(_GATE) % count], sixteen(reference)
     for name, baseline in {"its baseline": reference, "another image": shifted_batch(images)}.items():
-        error = float(_attribute(_rescale, model, images, classes, baseline).residual.median())
+        attribution = _attribute(_rescale, model, images, classes, baseline)
+        error = float(attribution.residual.median())
         if not error < TOLERANCE:  # NaN is refused, too
             raise UnsupportedModel(
                 f"DeepLIFT is not complete for this network. Completeness error: median {error:.1g} against {name}. "
-                + _locate_violation(model, images, classes, baseline)
+                + _locate_violation(model, images, classes, baseline, attribution.change)
             )
 
 
-def _locate_violation(model, images, classes, reference) -> str:
+def _locate_violation(model, images, classes, reference, change) -> str:
     """Between which two modules completeness is lost: contributions add up at the second, but not at the first."""
-    with torch.no_grad():
-        change = _change(model, images, classes, reference)
     scored, last = _Centred(model), None
     for name in _call_order(model, images):
         layer = LayerDeepLift(scored, model.get_submodule(name))

@@ -6,9 +6,6 @@ plain gradient, and two supported modules in direct succession lose one of their
 cannot see, such as a custom autograd function, is left to the numerical check in explain.deeplift.
 """
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -48,8 +45,13 @@ def check_supported(model: nn.Module, images: Tensor) -> None:
     # With constant weights, a tensor requires a gradient exactly when it depends on the images.
     constants = {name: value.detach() for name, value in [*model.named_parameters(), *model.named_buffers()]}
     probe = images.detach().clone().requires_grad_().clone()
-    with watch.modules(), watch:
-        torch.func.functional_call(model, constants, (probe,))
+    hooks = [register_module_forward_pre_hook(watch.enter), register_module_forward_hook(watch.leave)]
+    try:
+        with watch:
+            torch.func.functional_call(model, constants, (probe,))
+    finally:
+        for hook in hooks:
+            hook.remove()
     watch.check_shared_inputs()
 
 
@@ -64,16 +66,7 @@ class _Watch(TorchFunctionMode):
         # id of a tensor → (the tensor, kept alive so that its id is not reused, [(module, description of the use)])
         self.uses: dict = {}
 
-    @contextlib.contextmanager
-    def modules(self) -> Iterator[None]:
-        handles = [register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _enter(self, module, inputs):
+    def enter(self, module, inputs):
         self.stack.append(module)
         if not isinstance(module, RULES):
             return
@@ -109,7 +102,7 @@ class _Watch(TorchFunctionMode):
                 "stride to the kernel size, or use nn.AvgPool2d"
             )
 
-    def _leave(self, module, inputs, output):
+    def leave(self, module, inputs, output):
         self.stack.pop()
         if isinstance(module, RULES):
             self.outputs.append((output, module))
