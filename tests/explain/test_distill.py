@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from distill_utils import models, training
 from distill_utils.data import ImageSet
 from distill_utils.explain.distill import explanation_distillation, explanation_loss, maps, record_maps
-from distill_utils.feature_losses import read
 
 
 @pytest.fixture
@@ -43,12 +43,13 @@ def test_no_gradient_reaches_the_teacher():
     assert teacher.grad is None
 
 
-def test_grad_cam_of_a_pooled_linear_head_is_the_class_activation_map(teacher, images):
-    classes = torch.arange(64) % 4
-    _, (features,) = read(teacher, images, ["features"])
-    weight = teacher.head.weight - teacher.head.weight.mean(0)
-    expected = torch.einsum("nc,nchw->nhw", weight[classes], features) / features[0, 0].numel()
-    torch.testing.assert_close(maps(teacher, images, classes)[0], expected.detach(), atol=1e-6, rtol=1e-4)
+def test_grad_cam_of_a_linear_head_is_known(images):
+    model, classes = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(), nn.Linear(3 * 256, 4)), torch.arange(64) % 4
+    centred = (model[2].weight - model[2].weight.mean(0)).view(4, 3, 16, 16)
+    expected = torch.einsum("nc,nchw->nhw", centred.mean((2, 3))[classes], model[0](images))
+    found, outputs = maps(model, images, classes, layer="0")
+    torch.testing.assert_close(found, expected.detach(), atol=1e-6, rtol=1e-4)
+    assert torch.equal(outputs, model(images).detach())
 
 
 def test_a_loss_on_grad_cam_has_the_gradient_of_finite_differences():

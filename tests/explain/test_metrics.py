@@ -161,6 +161,7 @@ def test_agreement_of_a_map_with_itself_its_negative_and_hand_cases():
     maps = torch.randn(20, 10, 10)
     same, opposite = agreement(maps, maps), agreement(maps, -maps)
     assert [same[name] for name in ("cosine", "spearman", "overlap")] == pytest.approx([1, 1, 1])
+    assert abs(same["cosine_mismatched"]) < 0.05
     assert [opposite[name] for name in ("cosine", "spearman", "overlap")] == pytest.approx([-1, 1, 0])
     other = torch.zeros(20, 100)
     one = other.clone()
