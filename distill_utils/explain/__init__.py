@@ -1,10 +1,10 @@
-"""Which pixels speak for a class? Attribution maps in logit units that carry their own error.
+"""Attribution maps: how much each pixel of an image contributes to the score of a class (lesson 08).
 
-What is explained is the centred logit, z_c - mean z: adding one number to all logits changes no probability, but it
-does change a map of the raw logit, so raw maps of two networks cannot be compared. deeplift is captum's DeepLIFT
-(Shrikumar et al. 2017, Rescale rule), refused where it would be wrong; integrated_gradients and occlusion work with
-any network and tell whether a finding depends on the explainer; grad_cam can be trained through.
-Left out: RevealCancel, which captum does not have, and maps scaled per image, which cannot be compared.
+The score is the centred logit, z_c - mean z. Adding one number to all logits changes no probability, but it changes
+the map of a raw logit, so raw maps of two networks cannot be compared. deeplift is captum's DeepLIFT (Shrikumar et
+al. 2017, Rescale rule) and refuses networks for which that would be wrong. integrated_gradients and occlusion work
+with any network and show whether a finding depends on the explainer. Left out: RevealCancel, which captum does not
+have, and maps scaled per image, which cannot be compared.
 """
 
 import copy
@@ -14,27 +14,28 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from captum.attr import DeepLift, LayerDeepLift
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from distill_utils import _validate
 from distill_utils.explain.deeplift_check import UnsupportedModel, check_supported
+from distill_utils.training import eval_mode
 
 __all__ = [
-    "BASELINES", "Attribution", "UnsupportedModel", "attention", "blurred", "cam", "centred", "check_supported",
-    "deeplift", "grad_cam", "grey", "integrated_gradients", "occlusion", "with_features",
+    "BASELINES", "Attribution", "UnsupportedModel", "blurred", "centred", "deeplift", "grey", "integrated_gradients",
+    "occlusion", "shifted_batch",
 ]
-TOLERANCE = 1e-3  # the median residual above which DeepLIFT is refused
-_GATE = 16  # images that the gate looks at
+TOLERANCE = 1e-3  # DeepLIFT is refused if its median residual is larger
+_GATE = 16  # images on which that residual is measured
 _BATCH = 250
 
 
 class Attribution(NamedTuple):
-    """Maps with what they should add up to.
+    """Maps and what they should add up to.
 
-    maps: N×H×W, logit units, channels summed; change: N, the score of the image minus that of its baseline; residual:
-    N, |Σ map - change| / |change|, 0 for a complete map.
+    maps: N×H×W, logit units, summed over channels; change: N, score of the image minus score of its baseline;
+    residual: N, |Σ map - change| / |change|, 0 for a complete map.
     """
 
     maps: Tensor
@@ -43,42 +44,38 @@ class Attribution(NamedTuple):
 
 
 def centred(outputs: Tensor, classes: Tensor) -> Tensor:
-    """The score that is explained, z_c - mean z, N, of logits N×C. Raises ValueError for a class that is none."""
+    """The score that is explained, z_c - mean z, N, of logits N×C and classes N (built in lesson 08).
+
+    Raises ValueError for a class outside 0 … C - 1.
+    """
     _validate.tensors(outputs=(outputs, "float N×C"), classes=(classes, "int64 N"))
     _check_classes(outputs, classes)
     return outputs.gather(1, classes[:, None])[:, 0] - outputs.mean(1)
-
-
-def _check_classes(outputs: Tensor, classes: Tensor) -> None:
-    if not 0 <= int(classes.min()) <= int(classes.max()) < outputs.shape[1]:
-        raise ValueError(f"classes go from 0 to {outputs.shape[1] - 1}: found {classes.unique().tolist()}")
 
 
 # Baselines: what an image is compared with
 
 
 def grey(images: Tensor) -> Tensor:
-    """Each image's own mean, in every pixel: nothing is left but the brightness."""
+    """Each image's own mean in every pixel: only the brightness is left."""
     return images.mean((2, 3), keepdim=True).expand_as(images)
 
 
 def blurred(images: Tensor) -> Tensor:
-    """Each image under a Gaussian of an eighth of its side: light and shade stay, shapes go."""
-    sigma = images.shape[-1] / 8
-    for axis in (2, 3):
-        place = torch.arange(images.shape[axis], dtype=images.dtype)
-        weights = (-((place[:, None] - place[None]) ** 2) / (2 * sigma**2)).exp()
-        weights = weights / weights.sum(1, keepdim=True)  # at the border over what is there
-        images = torch.einsum("ij,ncjw->nciw" if axis == 2 else "ij,nchj->nchi", weights, images)
-    return images
+    """Each image blurred by a Gaussian of an eighth of its width: shading remains, shapes disappear."""
+    rows, columns = (_gaussian_weights(size, images.shape[3] / 8, images.dtype) for size in images.shape[2:])
+    images = torch.einsum("ij,ncjw->nciw", rows, images)
+    return torch.einsum("ij,nchj->nchi", columns, images)
 
 
-def another(images: Tensor) -> Tensor:
-    """The next image of the set: a flat baseline can hide a broken pooling rule, another image does not."""
+def shifted_batch(images: Tensor) -> Tensor:
+    """The next image of the batch. A flat baseline can hide a broken pooling rule, another image does not."""
+    if len(images) < 2:
+        raise ValueError("the baseline 'another image' needs at least two images, got one")
     return images.roll(-1, 0)
 
 
-BASELINES = {"blurred": blurred, "grey": grey, "another image": another}
+BASELINES = {"blurred": blurred, "grey": grey, "another image": shifted_batch}
 
 
 # Explainers
@@ -87,240 +84,188 @@ BASELINES = {"blurred": blurred, "grey": grey, "another image": another}
 def deeplift(
     model: nn.Module, images: Tensor, classes: Tensor, baseline: str | float | Tensor = "blurred"
 ) -> Attribution:
-    """DeepLIFT of the centred logit, an Attribution.
+    """DeepLIFT of the centred logit (lesson 08).
 
-    model: in eval mode, logits out; images: float N×channels×H×W; classes: LongTensor N, the class to explain in
-    each; baseline: a key of BASELINES, a number, or a tensor of the images' shape (N may be 1 or absent).
-    Raises UnsupportedModel where the Rescale rule would be wrong: the network is watched on one pass (see
-    deeplift_support), then the median residual on sixteen images must stay below TOLERANCE, against this baseline
-    and against other images. Raises ValueError for pixels that are not finite and for shapes that do not fit.
+    model: returns logits; it is explained in eval mode and left as it was; images: float N×channels×H×W; classes:
+    int64 N, the class to explain for each image; baseline: a key of BASELINES, a number, or a tensor of the images'
+    shape (N may be 1 or absent). Raises UnsupportedModel where the Rescale rule would be wrong: one forward pass is
+    checked (see deeplift_check), then the median residual on sixteen images must be below TOLERANCE, both with this
+    baseline and with other images as baselines.
     """
-    images, classes, reference = _checked(images, classes, baseline)
+    images, reference = _checked(images, classes, baseline)
+    model = copy.deepcopy(model).eval()  # captum adds hooks: the caller's model stays untouched
     check_supported(model, images[:2])
     with torch.no_grad():
         _check_classes(model(images[:1]), classes)
-    scored = _Centred(copy.deepcopy(model))  # captum's hooks never touch the caller's network
-    _gate(scored, images, classes, reference)
-    return _in_batches(_deeplift, scored, images, classes, reference)
+    _check_completeness(model, images, classes, reference)
+    return _attribute(_rescale, model, images, classes, reference)
 
 
 def integrated_gradients(model: nn.Module, images: Tensor, classes: Tensor,
                          baseline: str | float | Tensor = "blurred", *, steps: int = 32) -> Attribution:
-    """Integrated gradients (Sundararajan et al. 2017) of the centred logit, by Gauss-Legendre quadrature.
+    """Integrated gradients (Sundararajan et al. 2017) of the centred logit, by Gauss-Legendre quadrature (lesson 08).
 
-    Arguments as in deeplift; steps: points of the path from baseline to image. Any differentiable network in eval
-    mode; the residual is the error of the quadrature.
+    Arguments as for deeplift; steps: points on the path from baseline to image. For any differentiable network; the
+    residual is the error of the quadrature.
     """
-    images, classes, reference = _checked(images, classes, baseline)
-    _refuse_train_mode(model)
+    images, reference = _checked(images, classes, baseline)
     nodes, weights = (values / 2 for values in np.polynomial.legendre.leggauss(steps))
 
-    def explain(model, images, classes, reference):
+    def contributions(model, images, classes, reference):
         total = torch.zeros_like(images)
         for node, weight in zip(nodes, weights, strict=True):
             point = (reference + (node + 0.5) * (images - reference)).requires_grad_()
             with torch.enable_grad():
                 score = centred(model(point), classes).sum()
             total += weight * torch.autograd.grad(score, point)[0]
-        return _attribution(model, total * (images - reference), images, classes, reference)
+        return total * (images - reference)
 
-    return _in_batches(explain, model, images, classes, reference)
+    return _attribute(contributions, model, images, classes, reference)
 
 
-@torch.no_grad()
 def occlusion(model: nn.Module, images: Tensor, classes: Tensor, baseline: str | float | Tensor = "blurred", *,
               size: int = 4, stride: int = 2) -> Attribution:
-    """How much the centred logit falls when a window is replaced by the baseline (Zeiler and Fergus 2014).
+    """How far the centred logit falls when a window shows the baseline (Zeiler and Fergus 2014; lesson 08).
 
-    Arguments as in deeplift; size, stride: of the square window, pixels. A pixel gets the mean over the windows that
-    cover it of fall / window pixels. Any function of images, differentiable or not; maps need not add up.
+    Arguments as for deeplift; size, stride: of the square window, in pixels. The value of a pixel is the mean, over
+    the windows that cover it, of fall / pixels of the window. For any model, differentiable or not; the maps need
+    not add up.
     """
-    images, classes, reference = _checked(images, classes, baseline)
-    if not 0 < stride <= size <= min(images.shape[2:]):
-        raise ValueError(f"a window of {size} at stride {stride} does not cover {tuple(images.shape[2:])} pixels")
-    _refuse_train_mode(model)
+    images, reference = _checked(images, classes, baseline)
+    _validate.number("size", size, 1, min(images.shape[2:]), whole=True)
+    _validate.number("stride", stride, 1, size, whole=True)  # a longer stride would leave pixels uncovered
 
     def corners(length):
         return [*range(0, length - size, stride), length - size]
 
-    def explain(model, images, classes, reference):
-        whole = centred(model(images), classes)
+    def contributions(model, images, classes, reference):
+        score = centred(model(images), classes)
         total, count = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0])
         for row in corners(images.shape[2]):
             for column in corners(images.shape[3]):
                 window = (..., slice(row, row + size), slice(column, column + size))
-                without = images.clone()
-                without[window] = reference[window]
-                total[window] += ((whole - centred(model(without), classes)) / size**2)[:, None, None]
+                occluded = images.clone()
+                occluded[window] = reference[window]
+                fall = score - centred(model(occluded), classes)
+                total[window] += (fall / size**2)[:, None, None]
                 count[window] += 1
-        return _attribution(model, (total / count)[:, None], images, classes, reference)
+        return (total / count)[:, None]
 
-    return _in_batches(explain, model, images, classes, reference)
+    return _attribute(contributions, model, images, classes, reference)
 
 
-def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str = "features",
-             signed: bool = False) -> Tensor:
-    """Grad-CAM (Selvaraju et al. 2017) of the centred logit at a layer, resized to the images: N×H×W, no gradient.
+# Helpers
 
-    signed: keep what speaks against the class too. The map says where, coarsely; it does not add up to the score.
-    """
-    images, classes, _ = _checked(images, classes, 0.0)
-    _refuse_train_mode(model)
-    parts = []
-    with torch.enable_grad():
+
+def _checked(images: Tensor, classes: Tensor, baseline: str | float | Tensor) -> tuple[Tensor, Tensor]:
+    """The images and the baseline of each, detached."""
+    _validate.tensors(images=(images, "finite float N×channels×H×W"), classes=(classes, "int64 N"))
+    if isinstance(baseline, str):
+        if baseline not in BASELINES:
+            known = ", ".join(BASELINES)
+            raise ValueError(f"baseline must be one of {known}, a number or a tensor, got {baseline!r}")
+        reference = BASELINES[baseline](images)
+    elif isinstance(baseline, Tensor):
+        if baseline.shape not in (images.shape, images[:1].shape, images[0].shape):
+            raise ValueError(f"baseline must have the shape {tuple(images.shape)}, got {tuple(baseline.shape)}")
+        reference = baseline.to(images).expand_as(images)
+    else:
+        reference = torch.full_like(images, baseline)
+    _validate.tensors(baseline=(reference, "finite float N×channels×H×W"))
+    return images.detach(), reference.detach()
+
+
+def _check_classes(outputs: Tensor, classes: Tensor) -> None:
+    for label in (int(classes.min()), int(classes.max())):
+        if not 0 <= label < outputs.shape[1]:
+            raise ValueError(f"class {label} is out of range for {outputs.shape[1]} classes")
+
+
+def _gaussian_weights(size: int, sigma: float, dtype: torch.dtype) -> Tensor:
+    position = torch.arange(size, dtype=dtype)
+    weights = (-((position[:, None] - position) ** 2) / (2 * sigma**2)).exp()
+    return weights / weights.sum(1, keepdim=True)  # so that a constant image stays constant up to its border
+
+
+@torch.no_grad()
+def _attribute(contributions: Callable, model, images, classes, reference) -> Attribution:
+    """Maps in batches. contributions(model, images, classes, reference): N×channels×H×W."""
+    maps, change = [], []
+    with eval_mode(model):
         for rows in torch.arange(len(images)).split(_BATCH):
-            features, outputs = with_features(model, images[rows], layer)
-            parts.append(cam(features, outputs, classes[rows]).detach())
-    maps = F.interpolate(torch.cat(parts)[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    return maps if signed else maps.relu()
+            x, c, r = images[rows], classes[rows], reference[rows]
+            maps.append(contributions(model, x, c, r).detach().sum(1))
+            change.append(centred(model(x), c) - centred(model(r), c))
+    maps, change = torch.cat(maps), torch.cat(change)
+    return Attribution(maps, change, _residual(maps, change))
 
 
-def with_features(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """What a layer puts out, N×channels×h×w, and the logits N×C, both with their graph; layer: a module's name.
-
-    Raises ValueError for a layer that the model does not have or does not ask, or that puts out something else.
-    """
-    kept, modules = [], dict(model.named_modules())
-    if layer not in modules:
-        raise ValueError(f"{type(model).__name__} has no layer {layer!r}")
-    handle = modules[layer].register_forward_hook(lambda module, inputs, output: kept.append(output))
-    try:
-        outputs = model(images)
-    finally:
-        handle.remove()
-    _validate.tensors(features=(kept[0] if kept else None, "float N×channels×h×w"))
-    return kept[0], outputs
-
-
-def cam(features: Tensor, outputs: Tensor, classes: Tensor, *, create_graph: bool = False) -> Tensor:
-    """Grad-CAM without its ReLU, N×h×w: Σ over channels of (mean gradient of the centred logit)·feature.
-
-    features, outputs: as with_features returns them; create_graph: let a loss on the map train the weights (captum's
-    LayerGradCam takes the channel weights for constants, a wrong gradient).
-    """
-    score = centred(outputs, classes).sum()
-    gradient = torch.autograd.grad(score, features, create_graph=create_graph, retain_graph=True)[0]
-    return (gradient.mean((2, 3), keepdim=True) * features).sum(1)
-
-
-def attention(features: Tensor) -> Tensor:
-    """The attention map of Zagoruyko and Komodakis (2017), N×h×w: Σ over channels of feature²; knows no class."""
-    return features.square().sum(1)
-
-
-# How they work
+def _residual(contributions: Tensor, change: Tensor) -> Tensor:
+    # If image and baseline have equal scores, the error is taken relative to a millionth of a logit.
+    return (contributions.flatten(1).sum(1) - change).abs() / change.abs().clamp(min=1e-6)
 
 
 class _Centred(nn.Module):
-    """The network with its logits centred, as a module that captum can hook."""
+    """A network with centred logits, as a module that captum can hook."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         outputs = self.model(images)
         return outputs - outputs.mean(1, keepdim=True)
 
 
-def _deeplift(scored, images, classes, reference) -> Attribution:
+def _rescale(model, images, classes, reference) -> Tensor:
+    """The contributions that captum's DeepLIFT computes, N×channels×H×W."""
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting forward, backward hooks", UserWarning)
-        maps = DeepLift(scored).attribute(images.requires_grad_(), reference, target=classes).detach()
-    return _attribution(scored.model, maps, images, classes, reference)
+        return DeepLift(_Centred(model)).attribute(images.detach().requires_grad_(), reference, target=classes)
 
 
-@torch.no_grad()
-def _attribution(model, contributions, images, classes, reference) -> Attribution:
-    """From contributions N×channels×H×W."""
-    change = centred(model(images), classes) - centred(model(reference), classes)
-    maps = contributions.detach().sum(1)
-    return Attribution(maps, change, _residual(maps, change))
+def _check_completeness(model, images, classes, reference) -> None:
+    """Raise UnsupportedModel if maps do not add up on sixteen images. Fewer are repeated, each time shifted."""
+    count = len(images)
 
+    def sixteen(values):
+        return torch.stack([values[i % count].roll((3 * i, 3 * i // 2), (1, 2)) if i >= count else values[i]
+                            for i in range(_GATE)])
 
-def _residual(maps: Tensor, change: Tensor) -> Tensor:
-    # Where image and baseline score alike there is nothing to divide by: a millionth of a logit is taken instead.
-    return (maps.flatten(1).sum(1) - change).abs() / change.abs().clamp(min=1e-6)
-
-
-def _in_batches(explain: Callable, model, images, classes, reference) -> Attribution:
-    parts = [explain(model, images[rows], classes[rows], reference[rows])
-             for rows in torch.arange(len(images)).split(_BATCH)]
-    return Attribution(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-def _gate(scored: _Centred, images, classes, reference) -> None:
-    """Measure the residual on sixteen images; fewer are shifted until they are sixteen different ones."""
-    rows = torch.arange(_GATE) % len(images)
-    steps = range(0, 3 * _GATE, 3)
-    shifts = [step if i >= len(images) else 0 for i, step in enumerate(steps)]
-
-    def pick(values):
-        return torch.stack([values[row].roll((s, s // 2), (1, 2)) for row, s in zip(rows, shifts, strict=True)])
-
-    seen, classes = pick(images), classes[rows]
-    for name, compared in {"its baseline": pick(reference), "another image": another(seen)}.items():
-        residual = float(_deeplift(scored, seen, classes, compared).residual.median())
-        if not residual < TOLERANCE:
+    images, classes, reference = sixteen(images), classes[torch.arange(_GATE) % count], sixteen(reference)
+    for name, baseline in {"its baseline": reference, "another image": shifted_batch(images)}.items():
+        attribution = _attribute(_rescale, model, images, classes, baseline)
+        error = float(attribution.residual.median())
+        if not error < TOLERANCE:  # NaN is refused, too
             raise UnsupportedModel(
-                f"DeepLIFT does not add up for this network: against {name} its maps miss the change of the score by "
-                f"a median of {residual:.1g} of it. {_culprit(scored, seen, classes, compared)}"
+                f"DeepLIFT is not complete for this network. Completeness error: median {error:.1g} against {name}. "
+                + _locate_violation(model, images, classes, baseline, attribution.change)
             )
 
 
-def _culprit(scored: _Centred, images, classes, reference) -> str:
-    """Where completeness is lost: the last module whose output's attributions do not add up any more."""
-    change = _attribution(scored.model, images, images, classes, reference).change
-    order, handles = [], []
-    for name, module in scored.named_modules():
-        if name and not list(module.children()):
-            handles.append(module.register_forward_hook(lambda *_, name=name: order.append(name)))
-    try:
-        scored(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    bad = None
-    for name in order:
+def _locate_violation(model, images, classes, reference, change) -> str:
+    """Between which two modules completeness is lost: contributions add up at the second, but not at the first."""
+    scored, last = _Centred(model), None
+    for name in _call_order(model, images):
+        layer = LayerDeepLift(scored, model.get_submodule(name))
         try:
-            parts = LayerDeepLift(scored, scored.get_submodule(name)).attribute(images, reference, target=classes)
+            contributions = layer.attribute(images, reference, target=classes)
         except (RuntimeError, AssertionError):  # a layer that captum cannot explain by itself
             continue
-        parts = parts[0] if isinstance(parts, tuple) else parts
-        if float(_residual(parts.detach(), change).median()) < TOLERANCE:
-            after = name.removeprefix("model.")
-            return f"It is lost between '{bad}' and '{after}'" if bad else f"It is lost before '{after}'"
-        bad = name.removeprefix("model.")
-    return f"It is lost after '{bad}'" if bad else "Use integrated_gradients"
+        contributions = contributions[0] if isinstance(contributions, tuple) else contributions
+        if float(_residual(contributions.detach(), change).median()) < TOLERANCE:
+            return f"It is lost between '{last}' and '{name}'" if last else f"It is lost before '{name}'"
+        last = name
+    return f"It is lost after '{last}'" if last else "Use integrated_gradients"
 
 
-def _refuse_train_mode(model) -> None:
-    if getattr(model, "training", False):
-        raise ValueError("the model is in train mode, where its outputs are random: call model.eval() first")
-
-
-def _checked(images: Tensor, classes: Tensor, baseline: str | float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
-        raise ValueError(f"images must be float N×channels×H×W, at least one: found {tuple(images.shape)}")
-    if classes.shape != images.shape[:1] or classes.dtype != torch.long:
-        raise ValueError(f"classes must be a LongTensor with one entry an image: found {tuple(classes.shape)}")
-    if isinstance(baseline, str):
-        if baseline not in BASELINES:
-            raise ValueError(f"unknown baseline {baseline!r}: one of {', '.join(BASELINES)}, a number or a tensor")
-        if baseline == "another image" and len(images) < 2:
-            raise ValueError("there is no other image to compare with: give at least two, or another baseline")
-        reference = BASELINES[baseline](images)
-    elif isinstance(baseline, Tensor):
-        if baseline.shape not in (images.shape, images[:1].shape, images[0].shape):
-            raise ValueError(
-                f"a baseline must have the images' shape {tuple(images.shape)}: found {tuple(baseline.shape)}"
-            )
-        reference = baseline.to(images).expand_as(images)
-    else:
-        reference = torch.full_like(images, baseline)
-    for what, values in {"image": images, "the baseline of image": reference}.items():
-        bad = (~values.flatten(1).isfinite().all(1)).nonzero()
-        if len(bad):
-            raise ValueError(f"{what} {int(bad[0])} has a pixel that is not finite: it cannot be explained")
-    return images.detach(), classes, reference.detach()
+def _call_order(model: nn.Module, images: Tensor) -> list[str]:
+    """The names of the modules without children, in the order in which a forward pass calls them."""
+    names = {module: name for name, module in model.named_modules() if name and not list(module.children())}
+    called = []
+    handle = register_module_forward_hook(lambda module, *_: called.append(module))
+    try:
+        model(images)
+    finally:
+        handle.remove()
+    return [names[module] for module in called if module in names]

@@ -1,28 +1,30 @@
-"""Distilling reasons with answers: the student's map is pulled towards the teacher's while it is trained.
+"""Explanation distillation: the student's maps are pulled towards the teacher's during training (lesson 08).
 
-e²KD (Parchami-Araghi et al. 2024) matches Grad-CAM, attention transfer (Zagoruyko and Komodakis 2017) matches what a
-layer looks at for any class. The teacher's flaws are matched as well as its virtues. A student trained on one
-explainer must be judged by others: these maps agree because they were trained to.
+e²KD (Parchami-Araghi et al. 2024) matches Grad-CAM maps, attention transfer (Zagoruyko and Komodakis 2017) matches
+maps of activity that depend on no class. The teacher's flaws are matched as well as its strengths. A student trained
+on one explainer must be evaluated with others: these maps agree because they were trained to.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_utils import explain, losses
+from distill_utils import losses
+from distill_utils.explain import centred
+from distill_utils.feature_losses import read
 from distill_utils.training import eval_mode
 
 
 def explanation_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
-    """1 - cosine of two sets of maps N×h×w, mean over images, in [0, 2].
+    """1 - cosine of two sets of maps N×h×w, mean over images, in [0, 2] (built in lesson 08).
 
-    The maps keep their sign: after the ReLU that e²KD puts in its Grad-CAM, a student whose map is zero everywhere
-    would get no gradient, and stay so. For attention maps this is half the squared distance of the unit maps, the
-    loss of attention transfer's released code. No gradient reaches the teacher.
+    The maps keep their sign: after the ReLU that e²KD applies to Grad-CAM, a student whose map is negative everywhere
+    would get no gradient. For attention maps this is half the squared distance of the unit maps, the loss in the
+    published code of attention transfer. No gradient reaches the teacher. Raises ValueError for different shapes.
     """
     if student_maps.shape != teacher_maps.shape:
         raise ValueError(
-            f"student and teacher maps must have one shape N×h×w: found {tuple(student_maps.shape)} and "
+            f"student and teacher maps must have one shape N×h×w, got {tuple(student_maps.shape)} and "
             f"{tuple(teacher_maps.shape)}: choose layers of equal resolution"
         )
     return 1 - F.cosine_similarity(student_maps.flatten(1), teacher_maps.detach().flatten(1), dim=1).mean()
@@ -30,26 +32,29 @@ def explanation_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
 
 def maps(model: nn.Module, images: Tensor, classes: Tensor, *, kind: str = "grad-cam", layer: str = "features",
          create_graph: bool = False) -> tuple[Tensor, Tensor]:
-    """The maps that are matched, N×h×w at the layer's own resolution, and the logits N×C.
+    """The maps that are matched, N×h×w at the layer's resolution, and the logits N×C.
 
-    kind: "grad-cam", signed, of the centred logit of `classes`, or "attention"; create_graph: to train through them.
-    For Grad-CAM take a layer that no BatchNorm follows, such as "features": in train mode the gradient through one
-    sums to zero over the batch, and the channel weights made of it mean nothing.
+    kind: "grad-cam" (Selvaraju et al. 2017), Σ over channels of (mean gradient of the centred logit of `classes`)·
+    feature, without its ReLU, or "attention", Σ over channels of feature²; create_graph: keep the graph, to train the
+    model through its maps (captum's LayerGradCam treats the channel weights as constants, which gives a wrong
+    gradient). For Grad-CAM take a layer that no BatchNorm follows, such as "features": in train mode the gradient
+    through a BatchNorm sums to zero over the batch, and so do the channel weights.
     """
     if kind not in ("grad-cam", "attention"):
-        raise ValueError(f"unknown kind of map {kind!r}: one of grad-cam, attention")
+        raise ValueError(f"kind must be grad-cam or attention, got {kind!r}")
     with torch.enable_grad():
-        features, outputs = explain.with_features(model, images, layer)
-        found = (
-            explain.attention(features)
-            if kind == "attention"
-            else explain.cam(features, outputs, classes, create_graph=create_graph)
-        )
-    return (found, outputs) if create_graph else (found.detach(), outputs.detach())
+        outputs, (features,) = read(model, images, [layer])
+        if kind == "attention":
+            result = features.square().sum(1)
+        else:
+            score = centred(outputs, classes).sum()
+            (gradient,) = torch.autograd.grad(score, features, create_graph=create_graph, retain_graph=True)
+            result = (gradient.mean((2, 3), keepdim=True) * features).sum(1)
+    return (result, outputs) if create_graph else (result.detach(), outputs.detach())
 
 
 def record_maps(teacher: nn.Module, images: Tensor, classes: Tensor, **options) -> Tensor:
-    """The teacher's maps of a whole set, by position, in eval mode; options as of maps."""
+    """The teacher's maps of a whole set, by position, in eval mode; options as for maps."""
     with eval_mode(teacher):
         return torch.cat([maps(teacher, images[rows], classes[rows], **options)[0]
                           for rows in torch.arange(len(images)).split(500)])
@@ -57,13 +62,13 @@ def record_maps(teacher: nn.Module, images: Tensor, classes: Tensor, **options) 
 
 def explanation_distillation(model, batch, *, teacher_maps: Tensor, temperature: float = 4.0, weight: float = 5.0,
                              kind: str = "grad-cam", layer: str = "features"):
-    """A loss for training.fit: soft targets + weight·(1 - cosine of student's and teacher's maps).
+    """A loss for training.fit: soft targets + weight·(1 - cosine of the student's and the teacher's maps).
 
-    teacher_maps: of the training images as they are, by position (see record_maps), for the classes that the teacher
-    prefers; so without augmented views. Returns the total and its parts, "soft" and "match".
+    teacher_maps: of the unaugmented training images, by position (see record_maps), for the class that the teacher
+    predicts; train without augmented views. Returns the total and its parts, "soft" and "match".
     """
     classes = batch.teacher_logits.argmax(1)
-    found, outputs = maps(model, batch.images, classes, kind=kind, layer=layer, create_graph=True)
+    student_maps, outputs = maps(model, batch.images, classes, kind=kind, layer=layer, create_graph=True)
     soft = losses.soft_target_loss(outputs, batch.teacher_logits, temperature)
-    match = explanation_loss(found, teacher_maps[batch.index])
+    match = explanation_loss(student_maps, teacher_maps[batch.index])
     return soft + weight * match, {"soft": soft, "match": match}

@@ -1,4 +1,4 @@
-"""Localisation scores: hand cases, chance, perfection, ties, and maps that cannot be scored."""
+"""Localisation scores: values computed by hand, chance, perfection, ties, and input that has no score."""
 
 import pytest
 import torch
@@ -47,19 +47,14 @@ def test_the_mask_itself_scores_one(score, masks):
     assert score(masks.float(), masks).tolist() == pytest.approx([1.0] * 300)
 
 
-def test_the_mirror_of_a_perfect_map_is_as_bad_as_can_be(masks):
+def test_the_worst_maps_and_those_without_positive_relevance_get_the_lowest_score(masks):
     area = masks.float().mean((1, 2)).double()
     assert auroc(-masks.float(), masks).abs().max() == 0
-    torch.testing.assert_close(relevance_mass((~masks).float(), masks), -area / (1 - area))
+    for maps in ((~masks).float(), torch.zeros(300, 7, 5), -torch.ones(300, 7, 5)):
+        torch.testing.assert_close(relevance_mass(maps, masks), -area / (1 - area))
 
 
-@pytest.mark.parametrize("empty", [torch.zeros(300, 7, 5), -torch.ones(300, 7, 5)])
-def test_a_map_without_positive_relevance_is_a_counted_failure(empty, masks):
-    area = masks.float().mean((1, 2)).double()
-    torch.testing.assert_close(relevance_mass(empty, masks), -area / (1 - area))
-
-
-def test_a_constant_map_scores_chance_by_its_ties(masks):
+def test_ties_are_split(masks):
     constant = torch.full((300, 7, 5), 0.3)
     assert relevance_rank(constant, masks).abs().max() < 1e-12
     assert auroc(constant, masks).tolist() == pytest.approx([0.5] * 300)
@@ -69,7 +64,7 @@ def test_a_constant_map_scores_chance_by_its_ties(masks):
     assert relevance_rank(shared, MASK).tolist() == pytest.approx([(1.5 / 2 - 1 / 3) / (2 / 3)])
 
 
-def test_the_pointing_game_shares_ties_and_refuses_a_map_that_points_nowhere(masks):
+def test_the_pointing_game_splits_ties_and_refuses_a_map_of_zeros(masks):
     tied = torch.tensor([[[2.0, 2.0, 1.0], [2.0, 0.0, 0.0]]])  # one of three inside
     assert pointing_game(tied, MASK).tolist() == pytest.approx([(1 / 3 - 1 / 3) / (2 / 3)])
     assert pointing_game(torch.full((300, 7, 5), 0.3), masks).abs().max() < 1e-12
@@ -85,31 +80,21 @@ def test_auroc_equals_that_of_scikit_learn_with_ties(masks):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_a_positive_factor_and_the_other_images_change_nothing(score, masks):
-    maps = torch.randn(300, 7, 5)
-    expected = score(maps, masks)
-    factors = torch.logspace(-6, 6, 300)[:, None, None]
-    torch.testing.assert_close(score(maps * factors, masks), expected, rtol=1e-5, atol=1e-6)
-    rows = torch.tensor([250, 3, 99])
-    torch.testing.assert_close(score(maps[rows], masks[rows]), expected[rows])
-
-
-@pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize(
     ("maps", "masks", "message"),
     [
-        (MAP, torch.zeros_like(MASK), "a mask is empty or covers its whole image"),
-        (MAP, torch.ones_like(MASK), "a mask is empty or covers its whole image"),
-        (MAP.log(), MASK, "not finite"),
-        (MAP[:, :, :2], MASK, r"one shape N×H×W: found \(1, 2, 2\), \(1, 2, 3\)"),
+        (MAP, torch.zeros_like(MASK), "got an empty or a full mask"),
+        (MAP, torch.ones_like(MASK), "got an empty or a full mask"),
+        (MAP.log(), MASK, "maps contains NaN or inf"),
+        (MAP[:, :, :2], MASK, "masks must be a bool tensor N×H×W with N = 1, H = 2, W = 2"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(score, maps, masks, message):
+def test_input_without_a_score_is_refused(score, maps, masks, message):
     with pytest.raises(ValueError, match=message):
         score(maps, masks)
 
 
-def test_trivial_maps_see_contrast_edges_and_the_middle():
+def test_trivial_maps_show_contrast_edges_and_the_centre():
     images = torch.full((2, 3, 9, 12), 0.5)
     images[1, :, 3:6, 6:] = 0.9  # a light bar that reaches the right border
     maps = trivial_maps(images)
@@ -119,10 +104,8 @@ def test_trivial_maps_see_contrast_edges_and_the_middle():
         12 * row + column for row in (3, 4, 5) for column in range(6, 12)
     ]
     assert maps["Sobel"][0].abs().max() < 1e-6
-    assert (maps["Sobel"][1, 4] > 0.1).nonzero().flatten().tolist() == [
-        5,
-        6,
-    ]  # the bar's left end, not the image's border
+    edges = (maps["Sobel"][1, 4] > 0.1).nonzero().flatten()
+    assert edges.tolist() == [5, 6]  # the bar's left end, not the image's border
     gaussian = maps["centre Gaussian"]
     assert torch.equal(gaussian[0], gaussian[1])
     torch.testing.assert_close(gaussian, gaussian.flip(1, 2))
