@@ -145,7 +145,6 @@ def _glyphs(name: str, root: Path, seed: int, look: glyphs.Look = glyphs.Look(),
 def _rendered(factors: dict) -> tuple[Tensor, dict]:
     """glyphs.render, kept in the store: drawing thousands of images takes seconds, loading them does not."""
     key = {name: hashlib.sha256(values.numpy()).hexdigest() for name, values in factors.items()}
-    key["code"] = _store.code_version("glyphs", "counter")
     parts = ("object", "distractor", "cue")
 
     def make(partial):

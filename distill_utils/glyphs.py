@@ -69,9 +69,9 @@ _FACTORS = {
     "label": ("int64", 0, len(CLASSES) - 1), "face": ("int64", 0, len(FACES) - 1),
     "distractor": ("int64", 0, len(CLASSES) - 1),
     "distractor_face": ("int64", 0, len(FACES) - 1), "cue": ("int64", -1, len(CLASSES) - 1),
-    "cue_corner": ("int64", 0, 3), "cue_size": ("int64", 1, SIZE - 2), "aspect": ("float32", 0.1, 10),
-    "cap_height": ("float32", 1, SIZE), "distractor_cap_height": ("float32", 1, SIZE),
-    **{name: ("float32", -1000, 1000)
+    "cue_corner": ("int64", 0, 3), "cue_size": ("int64", 1, SIZE - 2), "aspect": ("float", 0.1, 10),
+    "cap_height": ("float", 1, SIZE), "distractor_cap_height": ("float", 1, SIZE),
+    **{name: ("float", -1000, 1000)
        for name in ("rotation", "shear", "x", "y", "contrast", "distractor_rotation", "distractor_x", "distractor_y",
                     "distractor_contrast", "texture_sd", "noise_sd")},
 }
