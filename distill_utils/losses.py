@@ -4,9 +4,9 @@ Logits are N×C, labels are a LongTensor N. Soft targets are the teacher's proba
 softmax(z / T). KL is always KL(teacher ‖ student), a loss is a batch mean, and no gradient reaches the teacher.
 Papers disagree about which term alpha weights; here it always weights the soft targets.
 
-Losses check shapes and the temperature, and hard labels, but not every number, because that would take a quarter of
-the loss's own time: logits with NaN or inf give NaN, which training.fit reports with the step. Logits in float16 or
-bfloat16 are converted to float32 first: near the teacher a loss is a small difference of large numbers.
+A loss checks shapes, temperature and labels, but not every logit, which would cost a quarter of its own time: NaN or
+inf give NaN, which training.fit reports with the step. Logits in float16 or bfloat16 are converted to float32 first:
+near the teacher a loss is a small difference of large numbers.
 """
 
 import math
@@ -24,11 +24,11 @@ _HALF = (torch.float16, torch.bfloat16)
 def hard_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy with the labels, batch mean, at least 0 (lesson 01).
 
-    smoothing: the share of each target that is spread evenly over all classes (Szegedy et al. 2016). Raises
-    ValueError for a label out of range, including the -1 of unlabelled images.
+    smoothing: the share of each target that is spread over all classes (Szegedy et al. 2016). Raises ValueError for
+    a label out of range, including the -1 of unlabelled images.
     """
     _check_labels(labels, student_logits.shape[1])
-    return F.cross_entropy(_as_float32(student_logits), labels, label_smoothing=smoothing)
+    return F.cross_entropy(as_float32(student_logits), labels, label_smoothing=smoothing)
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -48,10 +48,9 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float,
                       alpha: float) -> Tensor:
-    """(1 - alpha) · hard_label_loss + alpha · soft_target_loss, batch mean (lesson 02).
+    """(1 - alpha) · hard_label_loss + alpha · soft_target_loss, with alpha in [0, 1] (lesson 02).
 
-    alpha is in [0, 1]: 0 is training without a teacher; 1 uses no labels, so they may be -1 (unlabelled). Raises
-    ValueError for another alpha, and as the two losses do.
+    alpha = 1 uses no labels, so they may be -1 (unlabelled). Raises ValueError for another alpha, or as its parts do.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha, the weight of the soft targets, must be in [0, 1], got {alpha}")
@@ -67,9 +66,9 @@ def group_kd_loss(student_logits: Tensor, teacher_logits: Tensor, groups: Tensor
 
     L = T²/N · Σₙ [between · KL(P ‖ Q) + Σ_g within_g · m_g · KL(p_·|g ‖ q_·|g)], where P_g and Q_g are the
     probabilities of group g for teacher and student, p_i|g = p_i / P_g, and m_g = P_g, or 1 if decoupled. With both
-    weights 1 and m_g = P_g it equals soft_target_loss for any grouping. groups: LongTensor C or N×C, the group of
-    each class, counted from 0 (see partition, target_groups, primary_groups); within: one weight, or one per group.
-    Raises ValueError for groups of another shape and for a class without a group.
+    weights 1 and m_g = P_g it equals soft_target_loss for any grouping. groups: LongTensor C or N×C, the number of
+    each class's group, from 0 (see partition, target_groups, primary_groups); within: one weight, or one per group.
+    Raises ValueError for groups of another shape or range.
     """
     outer, inner = group_kd_parts(student_logits, teacher_logits, groups, temperature, decoupled=decoupled)
     return between * outer + (within * inner).sum()
@@ -94,9 +93,8 @@ def dkd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, tem
              beta: float = 8.0) -> Tensor:
     """Decoupled knowledge distillation (Zhao et al. 2022; lesson 07): group_kd_loss with {label}, {other classes}.
 
-    alpha weights "the label or not?" (TCKD), beta "which of the others?" (NCKD); decoupled, the second does not
-    vanish where the teacher is confident. The paper's cross-entropy and warm-up are left to the caller. Raises
-    ValueError for a label out of range.
+    alpha weights "the label or not?" (TCKD), beta "which of the others?" (NCKD); the second does not vanish where the
+    teacher is confident. The paper's cross-entropy and warm-up are left to the caller.
     """
     groups = target_groups(labels, student_logits.shape[1])
     return group_kd_loss(student_logits, teacher_logits, groups, temperature, alpha, beta, decoupled=True)
@@ -105,11 +103,11 @@ def dkd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, tem
 def logit_standardised_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """soft_target_loss of logits standardised per row (Sun et al. 2024; lesson 07): (z - mean z) / sd z.
 
-    The student need not match the scale of the teacher's logits: the loss is the same for z and a·z + b with a > 0,
-    up to the 1e-7 in the denominator. The paper uses T = 2 and the weights 9 and 0.1 for it and for cross-entropy.
+    The student need not match the scale of the teacher's logits: the loss is the same for z and a·z + b with a > 0.
+    The paper uses T = 2 and the weights 9 and 0.1 for it and for cross-entropy.
     """
     def standardised(z):
-        z = _as_float32(z)
+        z = as_float32(z)
         return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)
 
     loss = soft_target_loss(standardised(student_logits), standardised(teacher_logits), temperature)
@@ -118,13 +116,11 @@ def logit_standardised_loss(student_logits: Tensor, teacher_logits: Tensor, temp
 
 def dist_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, *, inter: float = 1.0,
               intra: float = 1.0) -> Tensor:
-    """DIST (Huang et al. 2022; lesson 07): T² · [inter · (1 - mean row correlation) + intra · (1 - mean column
-    correlation)].
+    """DIST (Huang et al. 2022; lesson 07): T² · [inter · (1 - mean of row correlations) + intra · (… of columns)].
 
     Pearson correlations of the softened probabilities, over the classes of an image (inter) and over the images of a
-    class (intra): it matches relations, not values. The column part depends on which images share a batch. A constant
-    row or column has correlation 0, even with itself: with a single image, the column part is the constant
-    T² · intra.
+    class (intra), so it depends on which images share a batch. A constant row or column, such as every column of a
+    single image, has correlation 0, even with itself.
     """
     def uncorrelated(a, b):
         a, b = (z - z.mean(1, keepdim=True) for z in (a, b))
@@ -142,11 +138,10 @@ def partition(members: list[list[int]], num_classes: int) -> Tensor:
     Raises ValueError, naming the classes, unless each is in exactly one group.
     """
     count = Counter(label for group in members for label in group)
-    wrong = [label for label in sorted({*count, *range(num_classes)})
-             if not 0 <= label < num_classes or count[label] != 1]
+    classes = range(num_classes)
+    wrong = [label for label in sorted({*count, *classes}) if label not in classes or count[label] != 1]
     if wrong:
-        raise ValueError(f"each class from 0 to {num_classes - 1} must be in exactly one group: "
-                         f"{', '.join(map(str, wrong))} are not")
+        raise ValueError(f"each of the {num_classes} classes must be in exactly one group, got wrong {wrong}")
     groups = torch.empty(num_classes, dtype=torch.long)
     for number, group in enumerate(members):
         groups[group] = number
@@ -164,7 +159,7 @@ def primary_groups(teacher_logits: Tensor, temperature: float, mass: float) -> T
     of classes to which the teacher gives at least `mass` of its softened probability, 1 for the others."""
     _validate.temperature(temperature)
     _validate.number("mass", mass, 0, 1, inside=True)
-    p = (_as_float32(teacher_logits).detach() / temperature).softmax(1)
+    p = (as_float32(teacher_logits).detach() / temperature).softmax(1)
     p, order = p.sort(dim=1, descending=True, stable=True)
     before = p.cumsum(1) - p  # the probability of all classes that come earlier in the order
     in_tail = ((before >= mass) & (before > 0)).long()
@@ -177,12 +172,13 @@ def _softened(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape or 0 in student_logits.shape:
         raise ValueError("student and teacher logits must have the same shape N×C, got "
                          f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}")
-    log_q = F.log_softmax(_as_float32(student_logits) / temperature, dim=1)
-    return log_q, F.log_softmax(_as_float32(teacher_logits).detach() / temperature, dim=1)
+    log_q = F.log_softmax(as_float32(student_logits) / temperature, dim=1)
+    return log_q, F.log_softmax(as_float32(teacher_logits).detach() / temperature, dim=1)
 
 
-def _as_float32(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in _HALF else logits
+def as_float32(values: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return values.float() if values.dtype in _HALF else values
 
 
 def _never_negative(loss: Tensor, *logits: Tensor) -> Tensor:
@@ -201,9 +197,8 @@ def _log_group_mass(log_p: Tensor, groups: Tensor, count: int) -> Tensor:
 def _check_groups(groups: Tensor, log_p: Tensor) -> tuple[Tensor, int]:
     """groups as N×C, and their number."""
     n, c = log_p.shape
-    if groups.dtype != torch.int64 or groups.shape not in ((c,), (n, c)):
-        raise ValueError(f"groups must be an int64 tensor of shape ({c},) or ({n}, {c}), got "
-                         f"{str(groups.dtype).removeprefix('torch.')} of shape {tuple(groups.shape)}")
+    if groups.shape not in ((c,), (n, c)):
+        raise ValueError(f"groups must be of shape ({c},) or ({n}, {c}), got {tuple(groups.shape)}")
     low, high = torch.stack(groups.aminmax()).tolist()
     if low < 0 or high >= c:
         raise ValueError(f"groups of {c} classes must be in [0, {c - 1}], got {low if low < 0 else high}")

@@ -139,12 +139,15 @@ def test_a_partition_numbers_its_groups():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: partition([[0, 1], [1, 2]], 3), "each class from 0 to 2 must be in exactly one group: 1 are not"),
-        (lambda: partition([[0, 5], [2]], 4), "1, 3, 5 are not"),
+        (
+            lambda: partition([[0, 1], [1, 2]], 3),
+            r"each of the 3 classes must be in exactly one group, got wrong \[1\]",
+        ),
+        (lambda: partition([[0, 5], [2]], 4), r"got wrong \[1, 3, 5\]"),
         (lambda: group_kd_loss(Z_S, Z_T, torch.tensor([0, -1, 1, 1]), 4), r"must be in \[0, 3\], got -1"),
         (
             lambda: group_kd_loss(Z_S, Z_T, torch.tensor([0, 1, 1]), 4),
-            r"shape \(4,\) or \(3, 4\), got int64 of shape",
+            r"shape \(4,\) or \(3, 4\), got \(3,\)",
         ),
         (lambda: dkd_loss(Z_S, Z_T, Y - 1, 4), "label -1 is out of range for 4 classes"),
         (lambda: primary_groups(Z_T, 4, 1.0), r"mass must be .* in \(0, 1\), got 1.0"),
