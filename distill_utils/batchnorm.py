@@ -1,4 +1,4 @@
-"""Uses of BatchNorm statistics: folding them into convolutions, matching them in a loss, generating images (lesson 07).
+"""Uses of BatchNorm statistics (lesson 07): folded into convolutions, matched by a loss, inverted into images.
 
 A trained BatchNorm layer stores the mean and variance of its inputs over the training images. In eval mode it is a
 fixed scale and shift, which a convolution can absorb. The statistics also suffice to generate images like those of

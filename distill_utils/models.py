@@ -5,6 +5,9 @@ activation, no product of activations, and logits as outputs. Images are float32
 because BatchNorm follows the first layer.
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -96,9 +99,9 @@ class ResNet(nn.Module):
         return self.head(self.dropout(self.pool(self.features(images)).flatten(1)))
 
 
-MODELS = {
-    "teacher": lambda *sizes, **options: PlainCNN(*sizes, **{"width": 24, "dropout": 0.1} | options),
-    "student": lambda *sizes, **options: PlainCNN(*sizes, **{"width": 8} | options),
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "teacher": functools.partial(PlainCNN, width=24, dropout=0.1),
+    "student": functools.partial(PlainCNN, width=8),
     "resnet": ResNet,
 }
 
