@@ -11,6 +11,8 @@ import zlib
 import torch
 from torch import Tensor
 
+from distill_utils import _validate
+
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """A logical shift to the right; that of torch keeps the sign."""
@@ -25,8 +27,9 @@ def _mix(x: Tensor) -> Tensor:
 
 def _bits(seed: int, stream: str, index: Tensor, count: int) -> Tensor:
     """Random int64 numbers, N×count."""
-    if index.dtype != torch.int64:
-        raise ValueError(f"index must be an int64 tensor, got {str(index.dtype).removeprefix('torch.')}")
+    _validate.number("seed", seed, whole=True)
+    if len(index):
+        _validate.tensors(index=(index, "int64 N"))
     golden = -0x61C8864680B583EB  # 2⁶⁴ divided by the golden ratio, as a signed number
     unwrapped = seed * 0x632BE5AB + zlib.crc32(stream.encode())
     key = torch.tensor([(unwrapped + 2**63) % 2**64 - 2**63], dtype=torch.int64, device=index.device)
