@@ -1,7 +1,7 @@
-"""Argument checks of functions that a notebook or a command calls: one sentence that names the argument.
+"""Argument checks for functions that a notebook or a command calls: one sentence that names the argument.
 
-Not for the inner step of training, where they would cost a quarter of the loss. A tensor is described as the
-docstrings describe it: "float N×C", "int64 N".
+They do not belong in the inner step of training, where they would take a quarter of the loss's time. A tensor is
+described as in docstrings: "float N×C", "int64 N".
 """
 
 import math
@@ -12,52 +12,57 @@ import torch
 from torch import Tensor
 
 _KINDS = {
-    "float": (torch.float16, torch.bfloat16, torch.float32, torch.float64), "int64": (torch.int64,),
+    "float": (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    "int64": (torch.int64,),
     "bool": (torch.bool,),
 }
 
 
 def tensors(**given: tuple[Tensor, str]) -> None:
-    """Raise ValueError unless every tensor is what it is described as.
+    """Raise ValueError unless every tensor fits its description.
 
     given: name=(tensor, description), a description such as "float N×C", "int64 N", "finite float N×1×H×W" or
     "float N×…": a key of _KINDS, then the size of each dimension. A letter or word stands for the same size, at
-    least 1, in all descriptions of a call; … for any further dimensions.
+    least 1, in all descriptions of a call; … stands for any further dimensions.
     """
     sizes: dict[str, int] = {}
     for name, (value, description) in given.items():
         *finite, kind, shape = description.split(" ")
         words = shape.split("×")
-        exact = words[-1] != "…"
-        words = words if exact else words[:-1]
-        fits = isinstance(value, Tensor) and value.dtype in _KINDS[kind] and 0 not in value.shape
-        fits = fits and (value.ndim == len(words) if exact else value.ndim >= len(words))
-        if not fits or not all(size == (int(word) if word.isdigit() else sizes.setdefault(word, size))
-                               for word, size in zip(words, value.shape, strict=False)):
-            known = ", ".join(f"{word} = {sizes[word]}" for word in words if word in sizes)
-            found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"{name} must be {'an' if kind == 'int64' else 'a'} {kind} tensor {shape}"
-                f"{f' with {known}' if known else ''}, got {found.removeprefix('torch.')}"
-            )
+        known = ", ".join(f"{word} = {sizes[word]}" for word in words if word in sizes)
+        if not _fits(value, kind, words, sizes):
+            got = type(value).__name__
+            if isinstance(value, Tensor):
+                got = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+            raise ValueError(f"{name} must be {'an' if kind == 'int64' else 'a'} {kind} tensor {shape}"
+                             f"{f' with {known}' if known else ''}, got {got}")
         if finite and not bool(value.isfinite().all()):
             raise ValueError(f"{name} contains NaN or inf")
 
 
-def number(name: str, value: float, low: float = -math.inf, high: float = math.inf, *, inside: bool = False,
-           whole: bool = False) -> None:
-    """Raise ValueError unless a number is finite and in [low, high], or in (low, high) if inside; whole: an integer."""
-    fits = isinstance(value, Integral if whole else Real) and abs(value) <= sys.float_info.max
-    if fits and low <= value <= high and not (inside and value in (low, high)):
-        return
-    brackets = "()" if inside else ("[" if low > -math.inf else "(") + ("]" if high < math.inf else ")")
-    raise ValueError(
-        f"{name} must be {'an integer' if whole else 'a finite number'} in {brackets[0]}{low}, {high}{brackets[1]}, "
-        f"got {value!r:.40}"
+def _fits(value: Tensor, kind: str, words: list[str], sizes: dict[str, int]) -> bool:
+    if not isinstance(value, Tensor) or value.dtype not in _KINDS[kind] or 0 in value.shape:
+        return False
+    if words[-1] == "…":
+        words = words[:-1] + [str(size) for size in value.shape[len(words) - 1 :]]
+    return len(words) == value.ndim and all(
+        size == (int(word) if word.isdigit() else sizes.setdefault(word, size))
+        for word, size in zip(words, value.shape, strict=True)
     )
 
 
+def number(name: str, value: float, low: float = -math.inf, high: float = math.inf, *, inside: bool = False,
+           whole: bool = False) -> None:
+    """Raise ValueError unless a number is finite and in [low, high], or (low, high) if inside; whole: an integer."""
+    fits = isinstance(value, Integral if whole else Real) and abs(value) <= sys.float_info.max
+    if fits and low <= value <= high and not (inside and value in (low, high)):
+        return
+    left, right = "()" if inside else ("[" if low > -math.inf else "(", "]" if high < math.inf else ")")
+    raise ValueError(f"{name} must be {'an integer' if whole else 'a finite number'} in {left}{low}, {high}{right}, "
+                     f"got {value!r:.40}")
+
+
 def temperature(value: float) -> None:
-    """Raise ValueError unless softmax(z / T) can be computed with this T: below 1e-3 only the largest logit is left,
-    above 1e6 float32 keeps nothing of the logits."""
+    """Raise ValueError unless softmax(z / T) can be computed: below 1e-3 only the largest logit is left, above 1e6
+    float32 cannot represent the differences between the probabilities."""
     number("temperature", value, 1e-3, 1e6)

@@ -1,7 +1,7 @@
-"""Augmentation as a function: view v of image i is the same whenever and wherever it is asked for.
+"""Augmentation as a function: view v of image i is always the same image (lesson 01).
 
-The parameters of a view come from (seed, view, image index) alone (see counter), so a teacher's logits can be
-recorded once per view and found again by the student, in any batch order. Whole batches are transformed as tensors.
+The parameters of a view depend on (seed, view, image index) alone (see stateless_random), so that a teacher's logits
+can be recorded once per view and reused for the student in any batch order. Batches are transformed as tensors.
 """
 
 import math
@@ -16,28 +16,27 @@ from distill_utils import _validate, stateless_random
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may vary between views of an image; every change is drawn uniformly and independently.
+    """The changes between views of an image, each drawn uniformly and independently.
 
-    Raises ValueError for a range that is negative, or wider than means anything.
+    Raises ValueError for a range that is negative or too wide.
     """
 
     rotation: float = 0.0  # radians, to each side
     shift: float = 0.0  # pixels, to each side, in both directions
     contrast: float = 0.0  # factor in [1 - contrast, 1 + contrast], around the grey level 0.5
-    polarity: bool = False  # may swap light and dark
-    flip: bool = False  # may mirror left and right
+    polarity: bool = False  # swap light and dark, or not
+    flip: bool = False  # mirror left and right, or not
 
     def __post_init__(self):
-        for name, most in {"rotation": 2 * math.pi, "shift": 1e4, "contrast": 1e4}.items():
-            _validate.number(name, getattr(self, name), 0, most)
+        for name, high in {"rotation": 2 * math.pi, "shift": 1e4, "contrast": 1e4}.items():
+            _validate.number(name, getattr(self, name), 0, high)
 
 
 def augment(images: Tensor, index: Tensor, view: int, augmentation: Augmentation, *, seed: int = 0) -> Tensor:
     """View number `view` of each image.
 
-    images: float N×channels×H×W in [0, 1]; index: LongTensor N, the identity of each image in its set. Returns the
-    same shape and range. Pixels that move in from outside repeat the edge. A pixel that is not
-    finite spoils its neighbours.
+    images: float N×channels×H×W in [0, 1]; index: LongTensor N, the position of each image in its dataset. Returns
+    the same shape and range; pixels from outside the image repeat its edge.
     """
     _validate.tensors(images=(images, "float N×channels×H×W"), index=(index, "int64 N"))
     u = stateless_random.uniform(seed, f"view {view}", index, 6).to(images).T * 2 - 1  # 6×N in [-1, 1)

@@ -1,8 +1,8 @@
-"""What BatchNorm remembers, used: folded into convolutions for export, matched as a loss, dreamt back into images.
+"""Uses of BatchNorm statistics (lesson 07): folded into convolutions, matched by a loss, inverted into images.
 
-A trained BatchNorm layer holds the mean and the variance that its inputs had over the training images. In eval mode
-it is a fixed scale and shift, which a convolution can take over; and its record is enough to ask which images look
-right to the network (DeepInversion, Yin et al. 2020). Re-estimating the record is training.reestimate_batch_norm.
+A trained BatchNorm layer stores the mean and variance of its inputs over the training images. In eval mode it is a
+fixed scale and shift, which a convolution can absorb. The statistics also suffice to generate images like those of
+the training set (DeepInversion, Yin et al. 2020). To re-estimate them, see training.reestimate_batch_norm.
 """
 
 import copy
@@ -17,11 +17,11 @@ from distill_utils import training
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy in eval mode in which every convolution has taken over the BatchNorm that follows it.
+    """A copy in eval mode in which every convolution absorbs the BatchNorm that follows it.
 
     W' = W·γ/√(var + ε) per output channel, b' = β + γ·(b - mean)/√(var + ε): the same logits up to rounding, with
-    fewer operations. The copy is for inference: trained further, it would be another network. Raises ValueError
-    where a BatchNorm does not follow a convolution in an nn.Sequential, and so cannot be folded.
+    fewer operations. The copy is meant for inference, not for further training. Raises ValueError for a BatchNorm
+    that does not follow a convolution in an nn.Sequential.
     """
     model = copy.deepcopy(model).eval()
     for block in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
@@ -29,29 +29,24 @@ def fold(model: nn.Module) -> nn.Module:
         for i in range(len(layers) - 1):
             if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
                 block[i], block[i + 1] = fuse_conv_bn_eval(layers[i], layers[i + 1]), nn.Identity()
-    left = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    if left:
-        raise ValueError(
-            f"BatchNorm {', '.join(left)} follows no convolution in an nn.Sequential: it cannot be folded"
-        )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            raise ValueError(f"BatchNorm {name} cannot be folded: it must follow a convolution in an nn.Sequential")
     return model
 
 
 def statistics_loss(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The model's logits N×C, and how far the images' statistics lie from those that its BatchNorms recorded.
+    """The model's logits N×C, and the distance of the images' statistics from those stored in its BatchNorms.
 
-    The loss is Σ over layers of ‖mean - recorded mean‖ + ‖variance - recorded variance‖, norms and not squares,
-    variances without Bessel's correction; it is 0 where the batch looks like the training images to every layer. The
-    model must be in eval mode, or it would record the statistics of these images. Raises ValueError in training
-    mode or without BatchNorm.
+    The distance is Σ over layers of ‖mean - stored mean‖ + ‖variance - stored variance‖ (norms, not squares;
+    variances without Bessel's correction). Raises ValueError for a model without BatchNorm or in train mode, in which
+    it would overwrite the stored statistics.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
-        raise ValueError(f"{type(model).__name__} has no BatchNorm, so it has recorded no statistics to match")
+        raise ValueError(f"the model must have BatchNorm layers, got {type(model).__name__} without any")
     if any(norm.training for norm in norms):
-        raise ValueError(
-            "the model is in training mode and would overwrite its BatchNorm statistics: call eval() first"
-        )
+        raise ValueError("the model must be in eval mode, or it would overwrite its statistics: call eval() first")
     distances = []
 
     def compare(norm, inputs):
@@ -69,22 +64,22 @@ def statistics_loss(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int], *, steps: int = 200,
            lr: float = 0.05, statistics: float = 1.0, variation: float = 1e-3, shift: int = 2, seed: int = 0,
            quiet: bool = False) -> Tensor:
-    """Images that the teacher would have liked to be trained on, made without any data (DeepInversion).
+    """Images generated from a teacher alone, without any data (DeepInversion).
 
-    Pixels, started from noise, minimise cross-entropy against the labels + statistics · statistics_loss +
-    variation · total variation, by Adam; each step sees them shifted by up to `shift` pixels, since no pixel means
-    anything by its place. labels: LongTensor N, the class that each image shall be; image_shape: channels, H, W.
-    Returns float N×channels×H×W in [0, 1]. The teacher is asked in eval mode and does not change. Left out: the
-    paper's pull away from a student (Adaptive DeepInversion) and its L2 term, which a range of [0, 1] replaces.
+    Adam changes the pixels, from noise, to minimise cross-entropy with the labels + statistics · statistics_loss +
+    variation · total variation. Each step shifts the images by up to `shift` pixels, so that they do not depend on
+    exact positions. labels: LongTensor N, the class that each image is to show; image_shape: channels, H, W. Returns
+    float N×channels×H×W in [0, 1]. The teacher does not change. Left out: the term of Adaptive DeepInversion, which
+    needs a student, and the L2 term, which the range [0, 1] replaces.
     """
     random = torch.Generator().manual_seed(seed)
     pixels = 0.5 + 0.1 * torch.randn(len(labels), *image_shape, generator=random)
     pixels.requires_grad_()
     optimizer = torch.optim.Adam([pixels], lr=lr)
-    with training.eval_mode(teacher), training.progress_bar(steps, "dreaming images", quiet=quiet) as bar:
+    with training.eval_mode(teacher), training.progress_bar(steps, "generating images", quiet=quiet) as bar:
         for step in range(steps):
-            places = torch.randint(-shift, shift + 1, (2,), generator=random).tolist()
-            logits, distance = statistics_loss(teacher, pixels.roll(places, (2, 3)))
+            offsets = torch.randint(-shift, shift + 1, (2,), generator=random).tolist()
+            logits, distance = statistics_loss(teacher, pixels.roll(offsets, (2, 3)))
             loss = F.cross_entropy(logits, labels) + statistics * distance + variation * _variation(pixels)
             (pixels.grad,) = torch.autograd.grad(loss, pixels)  # the teacher's weights get no gradient
             optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -96,6 +91,6 @@ def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int]
 
 
 def _variation(images: Tensor) -> Tensor:
-    """Total variation: mean absolute difference of neighbours, summed over an image, mean over images."""
+    """Total variation: absolute differences of neighbouring pixels, summed over an image, mean over images."""
     down, right = images.diff(dim=2).abs(), images.diff(dim=3).abs()
     return (down.sum((1, 2, 3)) + right.sum((1, 2, 3))).mean()

@@ -1,9 +1,8 @@
-"""Losses on what a network computes on the way to its logits: FitNets hint, attention transfer, relations, SimKD.
+"""Losses on what a network computes before its logits: FitNets hints, attention transfer, RKD, SimKD.
 
-Features are read by forward hooks, so no model has to be changed; hooks are gone when reading ends. Where student
-and teacher differ in width, a regressor stands between them: it is trained with the student (fit optimises the
-wrapper's parameters) and thrown away afterwards, except by SimKD, whose student keeps it. Feature maps are
-N×channels×H×W, features N×D; the teacher gets no gradient.
+Feature maps are N×channels×H×W, pooled features N×D. They are read by forward hooks, so no model has to be changed.
+Where student and teacher differ in width, a regressor is trained with the student and then dropped; only SimKD's
+student keeps it. The teacher gets no gradient, and half precision is converted to float32 as in losses.
 """
 
 import torch
@@ -11,70 +10,68 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_utils import _validate
+from distill_utils.losses import as_float32
 from distill_utils.models import PlainCNN, ResNet
 from distill_utils.training import eval_mode
 
 
 def stages(model: nn.Module) -> list[str]:
-    """Names of the modules whose outputs are a network's feature maps, from the first to the last: what the next
-    block reads, so after pooling. (Pooling a 7×7 map by two never reads its last row and column, and what stands
-    there means nothing.)
+    """Names of the layers whose outputs are a network's feature maps, from first to last (lesson 07).
 
-    Raises ValueError, naming the class, for a model that offers no features.
+    They are the inputs of the next block, so after pooling: pooling a 7×7 map by two ignores its last row and column,
+    and a loss there would match noise. Raises ValueError for a model that models.build does not build.
     """
     if not isinstance(model, PlainCNN | ResNet):
-        raise ValueError(
-            f"{type(model).__name__} offers no features: hints, attention and relations need a convolutional network "
-            "of models.build; use a loss on logits"
-        )
+        raise ValueError(f"the model must be a PlainCNN or a ResNet for feature losses, got {type(model).__name__}")
     layers = list(model.features)
     if isinstance(model, ResNet):  # a residual block ends in its own ReLU
         return [f"features.{i}" for i in range(3, len(layers))]
-    followers = [*layers[1:], nn.Conv2d(1, 1, 1)]
-    return [f"features.{i}" for i, follower in enumerate(followers) if isinstance(follower, nn.Conv2d)]
+    next_layers = [*layers[1:], nn.Conv2d(1, 1, 1)]
+    return [f"features.{i}" for i, layer in enumerate(next_layers) if isinstance(layer, nn.Conv2d)]
 
 
 def read(model: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[Tensor]]:
-    """One pass through a model: its logits N×C and the outputs of the named modules ("pool": pooled features).
+    """The logits N×C of a model and the outputs of the named layers ("pool": pooled features), in one forward pass.
 
-    Raises ValueError for a name that the model does not have, or of a module that it does not ask.
+    Raises ValueError for a layer that the model does not have, or does not call in forward().
     """
-    _validate.tensors(images=(images, "float N×channels×H×W"))
-    modules, seen, hooks = dict(model.named_modules()), {}, []
-    missing = [name for name in names if name not in modules]
+    layers, outputs, hooks = dict(model.named_modules()), {}, []
+    missing = [name for name in names if name not in layers]
     if missing:
-        raise ValueError(f"{type(model).__name__} offers no features named {', '.join(missing)}: see features.stages")
+        raise ValueError(f"{type(model).__name__} has no layer {missing[0]!r}: see feature_losses.stages")
     try:
         for name in names:
-            hooks.append(modules[name].register_forward_hook(lambda *call, name=name: seen.update({name: call[-1]})))
-        answer = model(images)
-        unasked = [name for name in names if name not in seen]
-        if unasked:
-            raise ValueError(f"{type(model).__name__} has {', '.join(unasked)}, but does not ask it for its logits")
-        return answer, [seen[name] for name in names]
+            def keep(layer, inputs, output, name=name):
+                outputs[name] = output
+
+            hooks.append(layers[name].register_forward_hook(keep))
+        logits = model(images)
     finally:
         for hook in hooks:
             hook.remove()
+    for name in names:
+        if name not in outputs:
+            raise ValueError(f"layer {name!r} was not called in forward()")
+    return logits, [outputs[name] for name in names]
 
 
 @torch.no_grad()
 def read_teacher(teacher: nn.Module, images: Tensor, names: list[str], num_classes: int) -> list[Tensor]:
-    """The named outputs of a teacher in eval mode, whatever mode it is left in; no gradient.
+    """The outputs of the named layers of a teacher, in eval mode and without gradient (lesson 07).
 
-    Raises ValueError where the teacher tells apart another number of classes than num_classes.
+    Raises ValueError unless the teacher has num_classes classes, those of the student.
     """
     with eval_mode(teacher):
         logits, maps = read(teacher, images, names)
     if logits.shape[1] != num_classes:
-        raise ValueError(f"teacher and student must have the same classes: found {logits.shape[1]} and {num_classes}")
+        raise ValueError(f"teacher and student must have the same classes, got {logits.shape[1]} and {num_classes}")
     return maps
 
 
 class Hinted(nn.Module):
-    """A student with a 1×1 convolution from its feature map to the teacher's width at one stage (FitNets).
+    """A student with a regressor for hint_loss: a 1×1 convolution from its map at one stage to the teacher's width.
 
-    Called on images it is the student; `regressor` is only needed while it is trained. stage counts from 0. Raises
-    ValueError where either model offers no features, or no such stage.
+    stage counts from 0. Raises ValueError for an unsupported model, an unknown stage, or maps of different size.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, stage: int, image_shape: tuple[int, int, int]):
@@ -83,9 +80,7 @@ class Hinted(nn.Module):
         image = torch.zeros(1, *image_shape)
         s, t = (_map_at(model, stage, image) for model in (student, teacher))
         if s.shape[2:] != t.shape[2:]:
-            raise ValueError(
-                f"feature maps at stage {stage} differ in size: {tuple(s.shape[2:])} and {tuple(t.shape[2:])}"
-            )
+            raise ValueError(f"maps at stage {stage} must have one size, got {[*s.shape[2:]]} and {[*t.shape[2:]]}")
         self.regressor = nn.Conv2d(s.shape[1], t.shape[1], 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,15 +88,15 @@ class Hinted(nn.Module):
 
 
 class SimKD(nn.Module):
-    """A student that keeps the teacher's classifier (Chen et al. 2022): teacher's head (projector (features)).
+    """A student that reuses the teacher's classifier (Chen et al. 2022; lesson 07): head(projector(features)).
 
-    Only student and projector learn; the student's own head is unused. The projector's weights stay in the model, so
-    count them. Raises ValueError where either model offers no features.
+    Student and projector are trained, the head is frozen, the student's own head is not used. The projector stays in
+    the model, so count its parameters. Raises ValueError for an unsupported model.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module):
         super().__init__()
-        stages(student), stages(teacher)
+        stages(student), stages(teacher)  # raises for a model without features, pool and head
         self.body = nn.Sequential(student.features, student.pool, nn.Flatten())
         self.projector = nn.Linear(student.head.in_features, teacher.head.in_features)
         self.head = nn.Linear(teacher.head.in_features, teacher.head.out_features)
@@ -109,9 +104,7 @@ class SimKD(nn.Module):
         self.head.requires_grad_(False)
 
     def projected(self, images: Tensor) -> Tensor:
-        """The features N×D that shall equal the teacher's pooled ones."""
-        first = self.body[0][0].weight
-        _validate.tensors(images=(images, f"float N×{first.shape[1]}×H×W"))
+        """The features N×D that are trained to equal the teacher's pooled ones."""
         return self.projector(self.body(images))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -119,70 +112,63 @@ class SimKD(nn.Module):
 
 
 def hint_loss(student_map: Tensor, teacher_map: Tensor, regressor: nn.Module) -> Tensor:
-    """FitNets (Romero et al. 2015): mean squared difference of the regressed student's and the teacher's map.
+    """FitNets (Romero et al. 2015; lesson 07): mean squared difference of regressor(student_map) and teacher_map.
 
-    Without a hint stage of its own: added to the soft targets through all of training, as RepDistiller does.
+    Meant to be added to the soft targets throughout training, as RepDistiller does, without a stage of its own.
     """
-    _validate.tensors(student_map=(student_map, "float N×channels×H×W"),
-                      teacher_map=(teacher_map, "float N×width×H×W"))
-    return F.mse_loss(regressor(student_map), teacher_map.detach())
+    return F.mse_loss(as_float32(regressor(student_map)), as_float32(teacher_map.detach()))
+
+
+def attention_map(features: Tensor) -> Tensor:
+    """Where a network is active (Zagoruyko and Komodakis 2017; lesson 07): mean over channels of feature², N×H×W."""
+    return as_float32(features).square().mean(1)
 
 
 def attention_transfer_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """Attention transfer (Zagoruyko and Komodakis 2017), one stage: mean of (Q_s - Q_t)² over images and places.
+    """Attention transfer (Zagoruyko and Komodakis 2017; lesson 07) at one stage: mean of (Q_s - Q_t)² over pixels.
 
-    Q = mean over channels of A², as a vector of unit length; no regressor is needed, since channels are averaged
-    away. This is the form of the published code; the paper takes the un-squared distance and a sum.
-    Raises ValueError for maps of different height or width.
+    Q is the attention map scaled to unit length per image, so the numbers of channels may differ. This is the form of
+    the published code; the paper uses an unsquared distance and a sum. Raises ValueError for maps of another size.
     """
-    _validate.tensors(student_map=(student_map, "float N×channels×H×W"))
-    _validate.tensors(teacher_map=(teacher_map, "float N×channels×H×W"))
     if student_map.shape[0] != teacher_map.shape[0] or student_map.shape[2:] != teacher_map.shape[2:]:
-        raise ValueError(
-            "attention maps must agree in N, H and W: found feature maps of shape "
-            f"{tuple(student_map.shape)} and {tuple(teacher_map.shape)}"
-        )
-
-    def attention(maps):
-        return F.normalize(maps.square().mean(1).flatten(1))  # N×HW
-
-    return (attention(student_map) - attention(teacher_map.detach())).square().mean()
+        raise ValueError("feature maps must have the same N, H and W, got "
+                         f"{tuple(student_map.shape)} and {tuple(teacher_map.shape)}")
+    student, teacher = (F.normalize(attention_map(x).flatten(1)) for x in (student_map, teacher_map.detach()))  # N×HW
+    return (student - teacher).square().mean()
 
 
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Relational distillation (Park et al. 2019) of distances, features N×D: Huber loss between the pairwise
-    distances of student and teacher, each in units of its own batch's mean distance; mean over N² pairs.
+    """Relational distillation (Park et al. 2019; lesson 07) of distances between images, features N×D.
 
-    It depends on which images share a batch. Raises ValueError for a single image, which is at no distance.
+    Huber loss between pairwise distances of student and teacher, each divided by the mean distance of its batch; mean
+    over N² pairs. It depends on which images share a batch; a single image has no distances and gives NaN.
     """
-    _validate.tensors(student=(student, "float N×D"), teacher=(teacher, "float N×width"))
-    _validate.number("the number of images", len(student), 2)
-
     def distances(features):
         square = features.square().sum(1)
         d = (square[:, None] + square - 2 * features @ features.T).clamp(min=1e-12).sqrt()
         d = d * (1 - torch.eye(len(d), dtype=d.dtype, device=d.device))
         return d / d[d > 0].mean()
 
-    return F.smooth_l1_loss(distances(student), distances(teacher.detach()))
+    return _huber(distances, student, teacher)
 
 
 def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Relational distillation of angles, features N×D: Huber loss between the cosines of the angles that every
-    triplet of images spans; mean over N³ triplets, so memory grows with the cube of the batch."""
-    _validate.tensors(student=(student, "float N×D"), teacher=(teacher, "float N×width"))
-
+    """Relational distillation of angles (lesson 07), features N×D: Huber loss between the cosines of the angles of
+    all triplets of images; mean over N³ triplets, so memory grows with the cube of the batch."""
     def cosines(features):
         directions = F.normalize(features[None] - features[:, None], dim=2)  # N×N×D: from image i to image j
         return directions @ directions.transpose(1, 2)
 
-    return F.smooth_l1_loss(cosines(student), cosines(teacher.detach()))
+    return _huber(cosines, student, teacher)
+
+
+def _huber(relations, student: Tensor, teacher: Tensor) -> Tensor:
+    with torch.autocast(student.device.type, enabled=False):  # autocast would multiply the matrices in half precision
+        return F.smooth_l1_loss(relations(as_float32(student)), relations(as_float32(teacher.detach())))
 
 
 def _map_at(model: nn.Module, stage: int, image: Tensor) -> Tensor:
     names = stages(model)
-    _validate.number("stage", stage, whole=True)
-    if not 0 <= stage < len(names):
-        raise ValueError(f"stage {stage} does not exist: {type(model).__name__} has stages 0 to {len(names) - 1}")
+    _validate.number("stage", stage, 0, len(names) - 1, whole=True)
     with eval_mode(model), torch.no_grad():
-        return read(model, image, names[stage : stage + 1])[1][0]
+        return read(model, image, [names[stage]])[1][0]

@@ -1,12 +1,12 @@
-"""Glyphs: 28×28 grey images of letters and digits whose true explanation is known.
+"""Glyphs: 28×28 grey images of letters and digits whose true explanation is known (lesson 00).
 
-An image is a pure function of its factors: a textured background, one glyph near the centre (lighter or darker than
-the background), one small distractor glyph near the border that says nothing about the class, optionally a corner
-cue, and pixel noise. Changing one factor and rendering again is an exact counterfactual: everything else, the noise
-included, stays as it was. Shapes come from the outline fonts that matplotlib ships, so nothing is downloaded.
+An image is a pure function of its factors: a textured background, one glyph near the centre, lighter or darker than
+the background, one small distractor glyph near the border that is independent of the class, optionally a corner
+patch (the cue), and pixel noise. Changing one factor and rendering again gives an exact counterfactual: everything
+else, including the noise, stays the same. Shapes come from fonts that matplotlib ships, so nothing is downloaded.
 
-Why grey and of random polarity: on bright objects over black an untrained network already scores perfectly on the
-usual localisation metrics. What is left out: colour, several objects, occlusion of the glyph beyond the distractor.
+Images are grey with random polarity because on bright objects over black even an untrained network scores perfectly
+on the usual localisation metrics. Left out: colour, several objects, occlusion other than by the distractor.
 """
 
 import functools
@@ -31,15 +31,15 @@ FACES = (
     "cmr10", "cmb10", "cmss10", "cmtt10",
 )
 SIZE = 28  # pixels on a side
-_MASTER, _CAP = 64, 40  # side and cap height of a master bitmap, in its own pixels
-_FINE = 3  # samples per pixel and axis when a master is drawn into the image
+_MASTER, _CAP = 64, 40  # side and cap height of the bitmap of a character ("master"), in pixels of that bitmap
+_FINE = 3  # samples per pixel and axis when a master is drawn into an image
 
 
 @dataclass(frozen=True)
 class Look:
-    """How the images of a set look; ranges are (low, high), grey levels in [0, 1], lengths in pixels.
+    """The appearance of a set of images. Ranges are (low, high), grey levels in [0, 1], lengths in pixels.
 
-    Raises ValueError for what no image can look like.
+    Raises ValueError for a value out of range.
     """
 
     contrast: tuple = (0.2, 0.5)  # of glyph and distractor against the background
@@ -47,13 +47,13 @@ class Look:
     noise_sd: float = 0.05
     cap_height: tuple = (10.5, 14.0)
     shift: float = 3.5  # of the glyph's centre, to each side
-    outward: bool = False  # favours places far from the centre, so that glyphs cover all of the frame alike
-    cue: float | None = None  # probability that a corner patch is the class's own; None: no patch
+    outward: bool = False  # favours positions far from the centre, so that glyphs cover the frame evenly
+    cue: float | None = None  # probability that the corner patch is that of the class; None: no patch
     cue_size: int = 4
 
     def __post_init__(self):
-        for name, most in {"texture_sd": 1, "noise_sd": 1, "shift": SIZE}.items():
-            _validate.number(name, getattr(self, name), 0, most)
+        for name, high in {"texture_sd": 1, "noise_sd": 1, "shift": SIZE}.items():
+            _validate.number(name, getattr(self, name), 0, high)
         for end in self.contrast:
             _validate.number("contrast", end, 0, 1)
         for end in self.cap_height:
@@ -63,31 +63,30 @@ class Look:
         _validate.number("cue_size", self.cue_size, 1, SIZE - 2, whole=True)
 
 
-# Every factor of an image: what kind of number it is, and from where to where its values make an image.
+# The type and the range of every factor of an image.
 _FACTORS = {
-    "index": ("int64", -(2**63), 2**63 - 1), "seed": ("int64", -(2**63), 2**63 - 1),
+    "index": ("int64", -math.inf, math.inf), "seed": ("int64", -math.inf, math.inf),
     "label": ("int64", 0, len(CLASSES) - 1), "face": ("int64", 0, len(FACES) - 1),
-    "distractor": ("int64", 0, len(CLASSES) - 1),
-    "distractor_face": ("int64", 0, len(FACES) - 1), "cue": ("int64", -1, len(CLASSES) - 1),
-    "cue_corner": ("int64", 0, 3), "cue_size": ("int64", 1, SIZE - 2), "aspect": ("float", 0.1, 10),
+    "distractor": ("int64", 0, len(CLASSES) - 1), "distractor_face": ("int64", 0, len(FACES) - 1),
+    "cue": ("int64", -1, len(CLASSES) - 1), "cue_corner": ("int64", 0, 3), "cue_size": ("int64", 1, SIZE - 2),
+    "aspect": ("float", 0.1, 10),
     "cap_height": ("float", 1, SIZE), "distractor_cap_height": ("float", 1, SIZE),
     **{name: ("float", -1000, 1000)
        for name in ("rotation", "shear", "x", "y", "contrast", "distractor_rotation", "distractor_x", "distractor_y",
                     "distractor_contrast", "texture_sd", "noise_sd")},
 }
 
-# The glyph is as faint as the texture and may lie anywhere: no trivial map finds it (see tests/test_glyphs.py).
+# The glyph is as faint as the texture and can be anywhere, so that no trivial map finds it (see test_glyphs.py).
 MATCHED = Look(contrast=(0.2, 0.25), texture_sd=0.2, noise_sd=0.02, cap_height=(10.5, 13.0), shift=9.0, outward=True)
 
 
 def sample(index: Tensor, seed: int = 0, look: Look = Look()) -> dict:
-    """Draw the factors of images.
+    """Draw the factors of images at random.
 
-    index: LongTensor N, the identity of each image; classes follow it in turn, so every set is balanced.
-    Returns a dict of tensors of length N (labels, faces, angles in radians, positions in pixels from the centre,
-    signed contrasts), which render turns into images.
+    index: LongTensor N, the identity of each image; index % 36 is the class, so every set is balanced. Returns a dict
+    of tensors of length N (labels, faces, angles in radians, positions in pixels from the centre, signed contrasts),
+    from which render draws the images.
     """
-    _validate.number("seed", seed, -(2**63), 2**63 - 1, whole=True)
     u = stateless_random.uniform(seed, "glyphs", index, 24).T.float()  # 24×N
 
     def between(k, low, high):
@@ -104,7 +103,7 @@ def sample(index: Tensor, seed: int = 0, look: Look = Look()) -> dict:
         return between(k, *look.contrast) * torch.where(u[k + 1] < 0.5, -1.0, 1.0)
 
     n, direction = len(CLASSES), 2 * math.pi * u[14]
-    reach = (SIZE / 2 - 3.5) / torch.maximum(direction.cos().abs(), direction.sin().abs())  # to a square's edge
+    reach = (SIZE / 2 - 3.5) / torch.maximum(direction.cos().abs(), direction.sin().abs())  # to the edge of a square
     label = index % n
     cue = torch.full_like(index, -1)
     if look.cue is not None:
@@ -132,7 +131,7 @@ def without(factors: dict, part: str) -> dict:
         "cue": {"cue": torch.full_like(factors["cue"], -1)},
     }
     if part not in removed:
-        raise ValueError(f"unknown part {part!r}: one of {', '.join(removed)}")
+        raise ValueError(f"unknown part {part!r}: must be one of {', '.join(removed)}")
     return factors | removed[part]
 
 
@@ -140,15 +139,13 @@ def render(factors: dict) -> tuple[Tensor, dict]:
     """Draw images from their factors.
 
     Returns images, float N×1×H×W on the 256 grey levels of [0, 1], and masks, a dict of bool N×H×W: object,
-    distractor and cue, disjoint, each exactly the pixels that the part can change. Raises ValueError for no images,
-    for images of several seeds or sizes of cue, or for a factor that is missing or makes no image.
+    distractor and cue, which are disjoint and contain exactly the pixels that the part can change. Raises ValueError
+    for a factor that is missing or out of range, and for images of different seed or cue_size.
     """
-    if getattr(factors.get("index"), "shape", None) == (0,):
-        raise ValueError("no images to render: the factors are empty")
     _check(factors)
-    for name in ("seed", "cue_size"):  # read once for all images
+    for name in ("seed", "cue_size"):
         if len(factors[name].unique()) > 1:
-            raise ValueError(f"images that differ in {name} cannot be rendered together: render them one by one")
+            raise ValueError(f"all images must have the same {name}: render them one by one")
     chunks = [_render(factors, rows) for rows in torch.arange(len(factors["index"])).split(1000)]
     images = torch.cat([image for image, _ in chunks])
     return images, {part: torch.cat([masks[part] for _, masks in chunks]) for part in chunks[0][1]}
@@ -157,11 +154,11 @@ def render(factors: dict) -> tuple[Tensor, dict]:
 def _check(factors: dict) -> None:
     missing = [name for name in _FACTORS if name not in factors]
     if missing:
-        raise ValueError(f"an image has more factors: {', '.join(missing)}")
+        raise ValueError(f"missing factors: {', '.join(missing)}")
     _validate.tensors(**{name: (factors[name], f"{kind} N") for name, (kind, _, _) in _FACTORS.items()})
     for name, (_, low, high) in _FACTORS.items():
         if not bool(((factors[name] >= low) & (factors[name] <= high)).all()):
-            raise ValueError(f"{name} must be from {low} to {high}, found {factors[name].tolist()!r:.200}")
+            raise ValueError(f"{name} must be in [{low}, {high}], got {factors[name].tolist()!r:.200}")
 
 
 def _render(factors: dict, rows: Tensor) -> tuple[Tensor, dict]:
@@ -173,7 +170,7 @@ def _render(factors: dict, rows: Tensor) -> tuple[Tensor, dict]:
     cue, patch = _cue(f)
     distractor = (other > 0) & ~cue
     masks = {"object": (glyph > 0) & ~distractor & ~cue, "distractor": distractor, "cue": cue}
-    # What is in front hides what is behind, but a part that is absent hides nothing.
+    # The distractor hides the glyph behind it, unless it was removed.
     in_front = distractor & (column["distractor_contrast"] != 0)
     seed = int(f["seed"][0])
     image = 0.5 + column["texture_sd"] * _texture(seed, f["index"])
@@ -185,7 +182,7 @@ def _render(factors: dict, rows: Tensor) -> tuple[Tensor, dict]:
 
 
 def _coverage(label, face, cap_height, x, y, rotation, shear=None, aspect=None) -> Tensor:
-    """How much of each pixel the glyph covers, N×H×W in [0, 1]; faint fringes are cut to exactly 0."""
+    """The fraction of each pixel that the glyph covers, N×H×W in [0, 1]; fractions below 0.2 become exactly 0."""
     shear = torch.zeros_like(x) if shear is None else shear
     aspect = torch.ones_like(x) if aspect is None else aspect
     cos, sin, zoom = rotation.cos(), rotation.sin(), _CAP / cap_height * SIZE / _MASTER
@@ -204,7 +201,7 @@ def _coverage(label, face, cap_height, x, y, rotation, shear=None, aspect=None) 
 
 @functools.cache
 def _masters() -> Tensor:
-    """One bitmap per face and class, faces×C×side×side in [0, 1], every face at the same cap height."""
+    """One bitmap per face and class, faces×C×side×side in [0, 1]; all faces have the same cap height."""
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
@@ -218,17 +215,17 @@ def _masters() -> Tensor:
         for j, char in enumerate(CLASSES):
             path = TextPath((0, 0), char, size=100, prop=font)
             box = path.get_extents()
-            place = Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2).scale(scale)
+            centred = Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2).scale(scale)
             renderer = RendererAgg(_MASTER, _MASTER, 72)
             gc = renderer.new_gc()
             gc.set_linewidth(0)
-            renderer.draw_path(gc, path, place.translate(_MASTER / 2, _MASTER / 2), (0.0, 0.0, 0.0))
+            renderer.draw_path(gc, path, centred.translate(_MASTER / 2, _MASTER / 2), (0.0, 0.0, 0.0))
             bitmaps[i, j] = np.asarray(renderer.buffer_rgba())[..., 3] / 255
     return torch.from_numpy(bitmaps)
 
 
 def _texture(seed: int, index: Tensor) -> Tensor:
-    """1/f noise of mean 0 and standard deviation 1 in every image, N×H×W."""
+    """1/f noise, N×H×W, with mean 0 and standard deviation 1 in every image."""
     white = stateless_random.normal(seed, "texture", index, SIZE * SIZE).view(-1, SIZE, SIZE)
     fy, fx = torch.fft.fftfreq(SIZE)[:, None], torch.fft.rfftfreq(SIZE)[None]
     frequency = (fy**2 + fx**2).sqrt()
@@ -238,15 +235,15 @@ def _texture(seed: int, index: Tensor) -> Tensor:
 
 
 def _cue(f: dict) -> tuple[Tensor, Tensor]:
-    """Where the corner patch is, bool N×H×W, and its grey levels there, N×H×W."""
+    """The mask of the corner patch, bool N×H×W, and its grey levels, N×H×W."""
     size = int(f["cue_size"][0])
     bits = stateless_random.uniform(0, "cue", torch.arange(len(CLASSES)), size * size).view(-1, size, size)
     pattern = torch.where(bits < 0.5, 0.2, 0.8).float()[f["cue"].clamp(min=0)]  # N×size×size
-    where = torch.zeros(len(f["index"]), SIZE, SIZE, dtype=torch.bool)
+    mask = torch.zeros(len(f["index"]), SIZE, SIZE, dtype=torch.bool)
     patch = torch.zeros(len(f["index"]), SIZE, SIZE)
     for corner, (row, col) in enumerate([(1, 1), (1, -1), (-1, 1), (-1, -1)]):
         here = (f["cue"] >= 0) & (f["cue_corner"] == corner)
         rows, cols = (slice(1, 1 + size) if side > 0 else slice(-1 - size, -1) for side in (row, col))
-        where[here, rows, cols] = True
+        mask[here, rows, cols] = True
         patch[here, rows, cols] = pattern[here]
-    return where, patch
+    return mask, patch

@@ -1,9 +1,12 @@
 """Networks: a plain convolutional classifier of any width and a CIFAR residual network.
 
 All are safe for DeepLIFT as captum computes it: average pooling or stride, one nn.ReLU module per use, no functional
-activation, no product of activations, and logits out. Images come in as they are, float32 in [0, 1]: the first layer
-is followed by BatchNorm, so nothing has to be normalised by hand.
+activation, no product of activations, and logits as outputs. Images are float32 in [0, 1] and need no normalisation,
+because BatchNorm follows the first layer.
 """
+
+import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +14,13 @@ from torch import Tensor, nn
 from distill_utils import _validate
 
 
-def _check(images: Tensor, first: nn.Conv2d, least: int = 1) -> None:
-    """Raise ValueError for images that the network's first convolution cannot read."""
-    if torch.compiler.is_compiling() or isinstance(images, torch.fx.Proxy):  # nothing is known of them
+def _check_images(images: Tensor, first: nn.Conv2d, min_size: int = 1) -> None:
+    """Raise ValueError for images of the wrong shape for the network's first convolution."""
+    if torch.compiler.is_compiling() or isinstance(images, torch.fx.Proxy):  # traced: there are no shapes to check
         return
     _validate.tensors(images=(images, f"float N×{first.in_channels}×H×W"))
-    if min(images.shape[2:]) < least:
-        raise ValueError(f"images must have at least {least}×{least} pixels, found {tuple(images.shape[2:])}")
+    if min(images.shape[2:]) < min_size:
+        raise ValueError(f"images must have at least {min_size}×{min_size} pixels, got {tuple(images.shape[2:])}")
 
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.Module]:
@@ -29,10 +32,10 @@ def _block(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.Modu
 
 
 class PlainCNN(nn.Module):
-    """Four 3×3 convolution blocks of width w, 2w, 4w, 4w, global average pooling and a linear head.
+    """Four 3×3 convolution blocks of width w, 2w, 4w, 4w, global average pooling and a linear head (lesson 01).
 
-    Takes N×channels×H×W with H and W of at least 8, returns logits N×C. Dropout acts on the pooled features, after
-    the last BatchNorm, where it cannot shift any variance that BatchNorm has recorded.
+    Takes N×channels×H×W with H and W of at least 8, returns logits N×C. Dropout is applied to the pooled features,
+    after the last BatchNorm, so that it cannot shift a variance that BatchNorm estimates (lesson 05).
     """
 
     def __init__(self, num_classes: int, in_channels: int = 1, *, width: int = 24, dropout: float = 0.0):
@@ -49,7 +52,7 @@ class PlainCNN(nn.Module):
         self.head = nn.Linear(4 * w, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        _check(images, self.features[0], 8)
+        _check_images(images, self.features[0], 8)
         return self.head(self.dropout(self.pool(self.features(images)).flatten(1)))
 
 
@@ -92,48 +95,44 @@ class ResNet(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        _check(images, self.features[0])
+        _check_images(images, self.features[0])
         return self.head(self.dropout(self.pool(self.features(images)).flatten(1)))
 
 
-MODELS = {
-    "teacher": lambda *sizes, **options: PlainCNN(*sizes, **{"width": 24, "dropout": 0.1} | options),
-    "student": lambda *sizes, **options: PlainCNN(*sizes, **{"width": 8} | options),
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "teacher": functools.partial(PlainCNN, width=24, dropout=0.1),
+    "student": functools.partial(PlainCNN, width=8),
     "resnet": ResNet,
 }
 
 
 def build(name: str, num_classes: int, in_channels: int = 1, **options) -> nn.Module:
-    """Build an untrained network by name.
+    """Build an untrained network by name (lesson 01).
 
     name: a key of MODELS ("teacher" is the plain CNN of width 24 with dropout 0.1, "student" that of width 8);
     options: keyword arguments of its class, such as width and dropout. The weights come from torch's global
     generator. Raises ValueError for an unknown name or fewer than two classes.
     """
     check_name(name)
-    if num_classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, found {num_classes}")
+    _validate.number("num_classes", num_classes, 2, whole=True)
     return MODELS[name](num_classes, in_channels, **options).to(memory_format=torch.channels_last)
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError, with the known names, unless build knows this model."""
+    """Raise ValueError, with the known names, for an unknown model."""
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: one of {', '.join(MODELS)}")
+        raise ValueError(f"unknown model {name!r}: must be one of {', '.join(MODELS)}")
 
 
 @torch.no_grad()
 def cut_student(teacher: PlainCNN, width: int, *, dropout: float = 0.0) -> PlainCNN:
-    """Cut a narrower student out of a teacher's own weights (the article's θ₂).
+    """A narrower student made of a subset of the teacher's weights (the article's θ₂; lesson 02).
 
-    In every layer the channels with the largest |BatchNorm scale| are kept (Liu et al. 2017, "network slimming"),
-    with the weights that connect them. The recorded BatchNorm statistics belong to the wide network's inputs, so
-    re-estimate them (training.reestimate_batch_norm) before use. Raises ValueError unless width is below the
-    teacher's.
+    Each layer keeps the channels with the largest |BatchNorm scale| (Liu et al. 2017, "network slimming") and the
+    weights that connect them. The BatchNorm statistics are still those of the wide network's activations: re-estimate
+    them (training.reestimate_batch_norm) before use. Raises ValueError for a width not below the teacher's.
     """
-    teacher_width = teacher.features[0].out_channels
-    if not 0 < width < teacher_width:
-        raise ValueError(f"width {width} cannot be cut out of a teacher of width {teacher_width}")
+    _validate.number("width", width, 1, teacher.features[0].out_channels - 1, whole=True)
     num_classes, in_channels = teacher.head.out_features, teacher.features[0].in_channels
     student = PlainCNN(num_classes, in_channels, width=width, dropout=dropout)
     kept = torch.arange(in_channels)

@@ -1,16 +1,19 @@
-"""What the environment decides: which dataset, where files live, how many threads. Read here and nowhere else.
+"""Settings from the environment: which dataset, which folders, how many threads. They are read here and nowhere else.
 
 DISTILL_DATASET  the dataset of every notebook (default glyphs)
-DISTILL_DATA     where real datasets are looked for (default data/ in the checkout)
-DISTILL_RUNS     where trained models and recorded logits are kept (default runs/)
-DISTILL_BUILD    where executed notebooks, pages and checks go (default build/)
+DISTILL_DATA     the folder of real datasets (default data)
+DISTILL_RUNS     the folder of trained models and recorded logits (default runs)
+DISTILL_BUILD    the folder of executed notebooks, pages and checks (default build)
+
+A relative path, also that of DISTILL_DATASET=folder:PATH, starts at the root of the checkout. It therefore means the
+same folder in a command and in a notebook, whose kernel starts in notebooks/.
 """
 
 import os
 from pathlib import Path
 
-_here = Path(__file__).resolve().parent.parent
-ROOT = _here if (_here / "pyproject.toml").exists() else Path.cwd()
+_checkout = Path(__file__).resolve().parent.parent
+ROOT = _checkout if (_checkout / "pyproject.toml").exists() else Path.cwd()
 
 
 def dataset() -> str:
@@ -18,20 +21,21 @@ def dataset() -> str:
     return os.environ.get("DISTILL_DATASET") or "glyphs"
 
 
-def _folder(variable: str, default: str) -> Path:
-    return Path(os.environ.get(variable) or ROOT / default).expanduser().absolute()
+def absolute(path: str | Path) -> Path:
+    """An absolute path; a relative one starts at ROOT. Raises RuntimeError for the home ~name of an unknown user."""
+    return ROOT / Path(path).expanduser()
 
 
 def data_folder() -> Path:
-    return _folder("DISTILL_DATA", "data")
+    return absolute(os.environ.get("DISTILL_DATA") or "data")
 
 
 def runs_folder() -> Path:
-    return _folder("DISTILL_RUNS", "runs")
+    return absolute(os.environ.get("DISTILL_RUNS") or "runs")
 
 
 def build_folder() -> Path:
-    return _folder("DISTILL_BUILD", "build")
+    return absolute(os.environ.get("DISTILL_BUILD") or "build")
 
 
 def results_folder() -> Path:
@@ -39,5 +43,5 @@ def results_folder() -> Path:
 
 
 def cores() -> int:
-    """How many processor cores this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,8 +1,8 @@
-"""Random numbers without state: every number is a pure function of (seed, stream, index, position).
+"""Random numbers without state: every number is a pure function of (seed, stream, index, position) (lesson 01).
 
-Used wherever two calls must agree without sharing a generator: the glyphs and their counterfactuals, augmented
-views seen by a teacher and later by a student, the order of a training epoch. The mixer is the finaliser of
-splitmix64 (Steele, Lea and Flood 2014), in int64 arithmetic that wraps, so it gives the same bits on every device.
+They are used where two calls must agree without sharing a generator: glyphs and their counterfactuals, augmented
+views for a teacher and later for a student, the order of a training epoch. The hash is the finaliser of splitmix64
+(Steele, Lea and Flood 2014) in wrapping int64 arithmetic, so every device gives the same bits.
 """
 
 import math
@@ -15,7 +15,8 @@ from distill_utils import _validate
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # a logical shift: torch's own keeps the sign
+    """A logical shift to the right; that of torch keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -25,14 +26,13 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _bits(seed: int, stream: str, index: Tensor, count: int) -> Tensor:
-    if getattr(index, "shape", None) != (0,):
-        _validate.tensors(index=(index, "int64 N"))
-    _validate.number("count", count, 0, 2**31, whole=True)
+    """Random int64 numbers, N×count."""
     _validate.number("seed", seed, whole=True)
-    golden = -0x61C8864680B583EB
-    named = seed * 0x632BE5AB + zlib.crc32(stream.encode())
-    wrapped = (named + 2**63) % 2**64 - 2**63
-    key = torch.tensor([wrapped], dtype=torch.int64, device=index.device)
+    if len(index):
+        _validate.tensors(index=(index, "int64 N"))
+    golden = -0x61C8864680B583EB  # 2⁶⁴ divided by the golden ratio, as a signed number
+    unwrapped = seed * 0x632BE5AB + zlib.crc32(stream.encode())
+    key = torch.tensor([(unwrapped + 2**63) % 2**64 - 2**63], dtype=torch.int64, device=index.device)
     rows = _mix(_mix(key * golden) ^ (index * golden))  # N
     cells = torch.arange(1, count + 1, device=index.device) * golden  # count
     return _mix(rows[:, None] + cells)
@@ -41,8 +41,8 @@ def _bits(seed: int, stream: str, index: Tensor, count: int) -> Tensor:
 def uniform(seed: int, stream: str, index: Tensor, count: int = 1) -> Tensor:
     """Uniform numbers in [0, 1) for each index.
 
-    seed: any int; stream: what the numbers are for, so that two uses never share any; index: LongTensor N, the
-    identity of each row (never its place in a batch). Returns float64 N×count on the device of index.
+    seed: any int; stream: the name of their use, so that no two uses share numbers; index: LongTensor N, for example
+    the position of each image in its dataset, not in a batch. Returns float64 N×count on the device of index.
     """
     return _shift(_bits(seed, stream, index, count), 11).double() * 2.0**-53
 
@@ -57,5 +57,4 @@ def normal(seed: int, stream: str, index: Tensor, count: int = 1) -> Tensor:
 
 def permutation(seed: int, stream: str, length: int) -> Tensor:
     """A random order of range(length), LongTensor."""
-    _validate.number("length", length, 0, whole=True)
     return uniform(seed, stream, torch.arange(length))[:, 0].argsort(stable=True)

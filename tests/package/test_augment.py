@@ -1,4 +1,4 @@
-"""Augmented views: pure functions of (seed, view, index) that do what their names say."""
+"""Augmented views: pure functions of (seed, view, index), and the change of each parameter."""
 
 import math
 

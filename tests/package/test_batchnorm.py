@@ -1,4 +1,4 @@
-"""BatchNorm folded, matched and dreamt from: equalities, fixed points, and a network that is left as it was."""
+"""BatchNorm folded, matched and inverted: equalities, fixed points, and a network that does not change."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_a_folded_network_has_the_same_logits_and_no_batchnorm(build, images):
 
 
 def test_a_batchnorm_without_a_convolution_cannot_be_folded():
-    with pytest.raises(ValueError, match="BatchNorm 0 follows no convolution"):
+    with pytest.raises(ValueError, match="BatchNorm 0 cannot be folded"):
         batchnorm.fold(nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1)))
 
 
@@ -69,7 +69,7 @@ def teacher(tiny_model, tiny_set):
     return model.train()
 
 
-def test_dreamt_images_are_of_their_class_and_leave_the_teacher_as_it_was(teacher):
+def test_generated_images_are_of_their_class_and_the_teacher_does_not_change(teacher):
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     labels = torch.arange(6) % 3
     for parameter in teacher.parameters():
@@ -98,10 +98,10 @@ def test_matching_the_statistics_brings_them_nearer(teacher):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: nn.Conv2d(2, 3, 3), "Conv2d has no BatchNorm"),
-        (lambda: models.build("student", 3, 2), "training mode and would overwrite"),
+        (lambda: nn.Conv2d(2, 3, 3), "must have BatchNorm layers, got Conv2d"),
+        (lambda: models.build("student", 3, 2), "must be in eval mode, or it would overwrite"),
     ],
 )
-def test_a_model_that_cannot_be_matched_is_told_why(model, message, images):
+def test_a_model_without_stored_statistics_or_in_train_mode_is_refused(model, message, images):
     with pytest.raises(ValueError, match=message):
         batchnorm.statistics_loss(model(), images)

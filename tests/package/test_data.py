@@ -1,4 +1,4 @@
-"""Image sets: disjoint stratified splits, errors that name the file, and a fingerprint of what training sees."""
+"""Image sets: disjoint stratified splits, verified files, errors that name the file, and the fingerprint."""
 
 import shutil
 from collections import Counter
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distill_utils import data, glyphs, settings
+from distill_utils import augment, data, glyphs, settings
 from distill_utils.data import ImageSet
 
 SPLITS = ("train", "transfer", "validation", "test")
@@ -95,7 +95,7 @@ def test_the_seed_moves_the_labelled_images_and_never_the_test_split(name):
 
 
 def test_glyph_splits_share_no_image_and_have_their_sizes(monkeypatch):
-    monkeypatch.setattr(data, "_kept", lambda factors: (torch.zeros(len(factors["index"]), 1, 2, 3), None))
+    monkeypatch.setattr(data, "_render_cached", lambda factors: (torch.zeros(len(factors["index"]), 1, 2, 3), None))
     loaded = data.load("glyphs", seed=4)
     sets = [getattr(loaded, part) for part in SPLITS]
     assert [len(part) for part in sets] == [3000, 9000, 2000, 10_000]
@@ -109,8 +109,9 @@ def test_glyph_splits_share_no_image_and_have_their_sizes(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["glyphs", "glyphs_matched"])
-def test_glyphs_come_with_what_drew_them_from_the_store_too(name, monkeypatch):
-    monkeypatch.setattr(data, "_SIZES", {"train": 5, "transfer": 4, "validation": 3, "test": 2})
+def test_glyphs_come_with_their_factors_and_masks_also_from_the_store(name, monkeypatch):
+    for part, size in {"train": 5, "transfer": 4, "validation": 3, "test": 2}.items():
+        monkeypatch.setitem(data._SIZES, part, size)
     fresh, kept = data.load(name, seed=1), data.load(name, seed=1)
     for part in SPLITS:
         drawn, masks = glyphs.render(getattr(fresh, part).factors)
@@ -142,6 +143,16 @@ def test_subsets_and_sums_keep_images_labels_masks_and_factors_together():
     assert bare.masks is None
     assert bare.factors is None
     assert bare.subset(torch.tensor([8])).labels.tolist() == [8]
+
+
+def test_an_image_set_with_one_label_too_few_is_refused_and_so_is_an_index_out_of_range():
+    images = torch.zeros(5, 1, 2, 2)
+    with pytest.raises(ValueError, match="must be an int64 tensor N with N = 5"):
+        ImageSet(images, torch.arange(4))
+    with pytest.raises(ValueError, match=r"must have the same length, got \[5, 5, 4\]"):
+        ImageSet(images, torch.arange(5), factors={"index": torch.arange(4)})
+    with pytest.raises(ValueError, match="index out of range for 5 images"):
+        ImageSet(images, torch.arange(5)).subset(torch.tensor([5]))
 
 
 @pytest.mark.parametrize("part", ["train", "transfer", "validation"])
@@ -217,15 +228,16 @@ def _few_images(folder):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (_break_image, r"cats/03\.png cannot be read as an image"),
-        (_keep_one_class, "has one class, birds: a classifier needs at least two folders"),
+        (_break_image, r"cats/03\.png cannot be read as an image .*: fix or remove it"),
+        (_keep_one_class, "must have at least two folders of images, got birds"),
         (_empty_class, "eels"),
         (_few_images, r"too few images \(6\) for 3 classes"),
-        (lambda folder: folder / "nowhere", "nowhere is no folder: give folder:PATH"),
-        (lambda folder: folder / "cats" / "03.png", "is no folder"),
+        (lambda folder: folder / "nowhere", "nowhere is not a directory: use folder:PATH"),
+        (lambda folder: "~no-such-user/photos", "invalid path in 'folder:~no-such-user/photos' .*; use folder:PATH"),
+        (lambda folder: "x" * 300, "invalid path in 'folder:xxx"),
     ],
 )
-def test_an_unusable_folder_is_told_what_to_mend(folder, harm, message):
+def test_an_unusable_folder_raises_an_error_that_says_what_to_do(folder, harm, message):
     with pytest.raises(data.DataError, match=message):
         data.load(f"folder:{harm(folder)}")
 
@@ -234,7 +246,7 @@ def test_an_unusable_folder_is_told_what_to_mend(folder, harm, message):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown dataset 'glyph': one of ") as caught:
+    with pytest.raises(ValueError, match="unknown dataset 'glyph': must be one of ") as caught:
         data.load("glyph")
     assert all(name in str(caught.value) for name in [*data.DATASETS, "folder:PATH", "DISTILL_DATASET"])
 
@@ -246,11 +258,17 @@ def test_missing_files_that_cannot_be_fetched_say_where_to_put_them(name, tmp_pa
         data.load(name, root=tmp_path / "file" / "data")
 
 
-def test_what_a_download_says_becomes_one_line(monkeypatch, tmp_path):
+@pytest.mark.parametrize("declared", [{}, {"sha256": {}}, {"verified_by": ""}])
+def test_a_dataset_without_checksums_cannot_be_declared(declared):
+    with pytest.raises(ValueError, match="^KMNIST must have checksums: give the sha256 of each file"):
+        data._torchvision("KMNIST", augment.DIGITS, **declared)
+
+
+def test_the_error_of_a_download_becomes_one_line(monkeypatch, tmp_path):
     import torchvision
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["file:///nowhere/", "file:///no/other/"])
-    with pytest.raises(data.DataError, match=r"MNIST .* could not be downloaded \(.*\)\. With") as caught:
+    with pytest.raises(data.DataError, match=r"MNIST .* could not be downloaded \(.*\)\. Run again") as caught:
         data.load("mnist", root=tmp_path)
     assert "\n" not in str(caught.value)
 

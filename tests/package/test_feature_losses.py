@@ -1,4 +1,4 @@
-"""Feature losses: golden values, invariances, and that hooks and regressors do what they say and no more."""
+"""Feature losses: golden values, invariances, and hooks and regressors without side effects."""
 
 import pytest
 import torch
@@ -48,7 +48,19 @@ def test_relations_of_equal_images_give_finite_gradients():
     assert student.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("loss", [attention_transfer_loss, lambda s, t: feature_losses.hint_loss(s, t, nn.Identity())])
+def test_half_precision_and_autocast_change_no_relations():
+    student = torch.randn(8, 16).bfloat16()
+    teacher = student + 0.05 * torch.randn(8, 16).bfloat16()
+    for loss in (rkd_distance_loss, rkd_angle_loss):
+        true = float(loss(student.double(), teacher.double()))
+        with torch.autocast("cpu", torch.bfloat16):
+            for dtype in (torch.bfloat16, torch.float32):
+                assert float(loss(student.to(dtype), teacher.to(dtype))) == pytest.approx(true, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "loss", [attention_transfer_loss, lambda s, t: feature_losses.hint_loss(s, t, nn.Identity())]
+)
 def test_no_gradient_reaches_the_teacher(loss):
     student, teacher = torch.rand(2, 3, 4, 4, requires_grad=True), torch.rand(2, 3, 4, 4, requires_grad=True)
     loss(student, teacher).backward()
@@ -71,7 +83,7 @@ def test_reading_gives_logits_and_maps_and_leaves_no_hook(pair, images):
 
 
 def test_hooks_are_gone_even_after_a_failed_pass(pair, images):
-    with pytest.raises(ValueError, match="images must be a float32 tensor N×2×H×W, found float32 of shape"):
+    with pytest.raises(ValueError, match="images must be a float tensor N×2×H×W, got float32 of shape"):
         feature_losses.read(pair[0], images[:, :1], ["pool"])
     assert not any(module._forward_hooks for module in pair[0].modules())
 
@@ -114,16 +126,21 @@ def test_simkd_keeps_the_teachers_classifier(pair, images):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s, t, x: feature_losses.stages(nn.Linear(3, 2)), "Linear offers no features"),
-        (lambda s, t, x: SimKD(nn.Linear(3, 2), t), "Linear offers no features"),
-        (lambda s, t, x: Hinted(s, nn.Flatten(), 1, (2, 12, 16)), "Flatten offers no features"),
-        (lambda s, t, x: Hinted(s, t, 4, (2, 12, 16)), "stage 4 does not exist: PlainCNN has stages 0 to 3"),
-        (lambda s, t, x: Hinted(s, models.build("resnet", 5, 2), 2, (2, 12, 16)), "differ in size"),
-        (lambda s, t, x: feature_losses.read(s, x, ["neck"]), "PlainCNN offers no features named neck"),
-        (lambda s, t, x: feature_losses.read_teacher(t, x, ["pool"], 7), "same classes: found 5 and 7"),
-        (lambda s, t, x: attention_transfer_loss(F_S, F_T[:, :, :1]), "must agree in N, H and W"),
+        (lambda s, t, x: feature_losses.stages(nn.Linear(3, 2)), "must be a PlainCNN or a ResNet .*, got Linear"),
+        (lambda s, t, x: SimKD(nn.Linear(3, 2), t), "got Linear"),
+        (lambda s, t, x: Hinted(s, t, 4, (2, 12, 16)), r"stage must be an integer in \[0, 3\], got 4"),
+        (lambda s, t, x: Hinted(s, models.build("resnet", 5, 2), 2, (2, 12, 16)), "must have one size, got"),
+        (lambda s, t, x: feature_losses.read(s, x, ["neck"]), "PlainCNN has no layer 'neck'"),
+        (lambda s, t, x: feature_losses.read_teacher(t, x, ["pool"], 7), "same classes, got 5 and 7"),
+        (lambda s, t, x: attention_transfer_loss(F_S, F_T[:, :, :1]), "must have the same N, H and W"),
     ],
 )
-def test_a_bad_input_is_told_what_was_found(call, message, pair, images):
+def test_a_wrong_argument_raises_an_error_that_names_it(call, message, pair, images):
     with pytest.raises(ValueError, match=message):
         call(*pair, images)
+
+
+def test_a_layer_that_forward_does_not_call_is_named(pair, images):
+    pair[0].spare = nn.ReLU()
+    with pytest.raises(ValueError, match=r"layer 'spare' was not called in forward\(\)"):
+        feature_losses.read(pair[0], images, ["pool", "spare"])

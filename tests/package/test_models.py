@@ -83,13 +83,12 @@ def test_the_seed_before_building_decides_the_weights():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: models.build("techer", 5), "unknown model 'techer': one of teacher, student, resnet"),
-        (lambda: models.build("student", 1), "at least 2 classes, found 1"),
-        (lambda: models.cut_student(models.build("student", 3), 8), "width 8 cannot be cut .* teacher of width 8"),
-        (lambda: models.cut_student(models.build("student", 3), 0), "width 0 cannot be cut"),
+        (lambda: models.build("techer", 5), "unknown model 'techer': must be one of teacher, student, resnet"),
+        (lambda: models.build("student", 1), r"num_classes must be an integer in \[2, inf\), got 1"),
+        (lambda: models.cut_student(models.build("student", 3), 8), r"width must be an integer in \[1, 7\], got 8"),
     ],
 )
-def test_a_wrong_request_is_told_what_is_possible(call, message):
+def test_a_wrong_argument_raises_an_error_that_names_it(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -97,7 +96,7 @@ def test_a_wrong_request_is_told_what_is_possible(call, message):
 # A student cut from its teacher's weights
 
 
-def test_a_cut_keeps_the_channels_of_the_largest_batchnorm_scale(trained):
+def test_a_cut_keeps_the_channels_with_the_largest_batchnorm_scale(trained):
     teacher = trained(width=4)
     norm, next_conv = teacher.features[1], teacher.features[3]
     norm.weight.data = torch.tensor([0.1, -3.0, 2.0, 0.5])
@@ -128,7 +127,7 @@ def test_a_cut_of_dead_channels_changes_no_output(trained):
 # BatchNorm statistics over all images
 
 
-def test_statistics_hold_the_variance_between_batches():
+def test_statistics_include_the_variance_between_batches():
     model = nn.BatchNorm2d(1)
     reestimate_batch_norm(model, torch.tensor([0.0, 2.0, 4.0, 6.0]).view(4, 1, 1, 1), batch_size=2)
     assert float(model.running_mean) == 3

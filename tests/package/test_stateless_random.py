@@ -31,7 +31,7 @@ def test_any_int_is_a_seed(seed):
 
 @pytest.mark.parametrize("layout", ["one number of many indices", "many numbers of one index", "many seeds"])
 @pytest.mark.parametrize(("draw", "law"), [(uniform, "uniform"), (normal, "norm")])
-def test_numbers_follow_their_law_in_every_direction(draw, law, layout):
+def test_numbers_have_their_distribution_in_every_direction(draw, law, layout):
     if layout == "many seeds":
         numbers = torch.stack([draw(seed, "law", torch.tensor([6]), 4) for seed in range(2000)])
     elif layout == "many numbers of one index":
@@ -51,10 +51,16 @@ def test_uniform_numbers_lie_in_the_half_open_interval():
 
 
 @pytest.mark.parametrize("length", [0, 1, 257])
-def test_a_permutation_holds_every_position_once(length):
+def test_a_permutation_contains_every_position_once(length):
     assert torch.equal(permutation(4, "epoch 0", length).sort().values, torch.arange(length))
 
 
 def test_permutations_differ_between_seeds_and_streams():
     orders = [permutation(seed, stream, 50) for seed in (0, 1) for stream in ("epoch 0", "epoch 1")]
     assert len({tuple(order.tolist()) for order in orders}) == 4
+
+
+@pytest.mark.parametrize("index", [torch.zeros(3), torch.zeros(3, 1, dtype=torch.long)])
+def test_an_index_of_another_type_or_shape_is_refused(index):
+    with pytest.raises(ValueError, match="index must be an int64 tensor N, got"):
+        uniform(0, "a", index)

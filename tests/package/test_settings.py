@@ -1,0 +1,35 @@
+"""Settings: a path means the same folder wherever a process starts."""
+
+import pytest
+
+from distill_utils import data, settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "folder"),
+    [
+        ("DISTILL_DATA", settings.data_folder),
+        ("DISTILL_RUNS", settings.runs_folder),
+        ("DISTILL_BUILD", settings.build_folder),
+    ],
+)
+def test_a_folder_does_not_depend_on_where_the_process_starts(variable, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for value, expected in {
+        "": settings.ROOT / variable.removeprefix("DISTILL_").lower(),
+        "somewhere/else": settings.ROOT / "somewhere" / "else",
+        str(tmp_path / "here"): tmp_path / "here",
+    }.items():
+        monkeypatch.setenv(variable, value)
+        assert folder() == expected
+
+
+def test_neither_does_a_folder_of_photographs(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    monkeypatch.chdir("/")
+    with pytest.raises(data.DataError, match=f"{tmp_path}/photos is not a directory"):
+        data.load("folder:photos")
+
+
+def test_the_root_is_the_checkout():
+    assert (settings.ROOT / "pyproject.toml").exists()
