@@ -168,11 +168,6 @@ def test_the_fingerprint_changes_with_any_pixel_or_label_that_training_sees(part
     assert len(set(prints)) == 3
 
 
-def test_the_fingerprint_ignores_the_test_split():
-    loaded = data.load("digits")
-    assert replace(loaded, test=loaded.validation).fingerprint == loaded.fingerprint
-
-
 # A user's own folder
 
 
