@@ -34,11 +34,7 @@ class DamagedFile(RuntimeError):
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block succeeds, and is removed when it fails.
-
-    Raises OSError in one sentence when the disk is full or the folder cannot be written to; ValueError for an
-    invalid path.
-    """
+    """A temporary path beside `path` that replaces it when the block succeeds, and is removed when it fails."""
     path = Path(path)
     if not path.name or "\0" in str(path):
         raise ValueError(f"{str(path)!r} is not a valid file name")
@@ -65,20 +61,15 @@ def friendly_os_errors(path: Path) -> Iterator[None]:
         number = int(within[1]) if within else getattr(error, "errno", None) or 0
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(errno.ENOSPC, f"no room on the disk for {path}: free some space and run again") from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR):
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR) or within:
             cure = "make its folder writable, or choose others with DISTILL_RUNS and DISTILL_BUILD"
             raise OSError(number, f"cannot write {path} ({os.strerror(number)}): {cure}") from error
-        if within:
-            raise OSError(number, f"cannot write {path} ({os.strerror(number)})") from error
         raise
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock file `path`, making its folder; a killed process releases it. timeout: seconds, -1 for no limit.
-
-    Raises filelock.Timeout, and what atomic raises.
-    """
+    """Hold the lock file `path`, which a killed process releases. timeout: seconds (then filelock.Timeout) or -1."""
     with friendly_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path).acquire(timeout=timeout)
@@ -87,8 +78,7 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
 
 
 def write_json(path: Path, value) -> None:
-    """Write JSON atomically, indented, keys in the order given. Raises ValueError for what JSON cannot hold, such as
-    NaN, and OSError as atomic does."""
+    """Write JSON atomically, indented, keys in the order given. Raises ValueError for NaN and what else JSON lacks."""
     text = _json(value, indent=1, ensure_ascii=False) + "\n"
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -103,10 +93,7 @@ def read_json(path: Path, *, cure: str = "delete it and run again"):
 
 
 def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
-    """Write tensors and a JSON-able record into one checksummed safetensors file, atomically.
-
-    Raises ValueError for a record that JSON cannot hold or a value that is not a tensor, OSError as atomic does.
-    """
+    """Write tensors and a JSON-able record into one checksummed safetensors file, atomically."""
     # A copy of each: safetensors refuses tensors that share their memory, as two rows of one tensor do.
     tensors = {name: _as_cpu_tensor(name, tensor).clone() for name, tensor in tensors.items()}
     text = _json(record, sort_keys=True)
@@ -116,7 +103,7 @@ def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read what save wrote. Raises DamagedFile unless everything is as written, OSError where there is no file."""
+    """Read what save wrote. Raises DamagedFile unless everything is as written."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -150,12 +137,12 @@ def load_or_make(kind: str, key: dict, make: Callable[[Path], tuple[dict, dict]]
 
     kind: a key of VERSIONS; key: JSON-able, everything that shapes the artifact; make(partial): returns (tensors,
     record); it may leave unfinished work at the path `partial`, which is removed once the artifact is whole; prefix:
-    of the file's name (default: the kind). Returns (tensors, record). If another process is making the same artifact,
-    waits for its result. The record says which code made it, for provenance: an edit does not change the key.
-    Raises DamagedFile for a file whose key does not match its name; ValueError for a key that JSON cannot hold or an
-    unknown kind; whatever make raises; OSError where the folder cannot be written to.
+    of the file's name (default: the kind). If another process is making the same artifact, waits for its result.
+    The file also says which code made it, for provenance: an edit does not change the key.
+    Raises DamagedFile for a file whose key does not match its name, ValueError for an unknown kind.
     """
-    folder, name, key = settings.runs_folder(), _name(kind, key, prefix), _versioned(kind, key)
+    folder, key = settings.runs_folder(), _versioned(kind, key)
+    name = f"{prefix or kind}-{digest(key)}"
     path, partial = folder / f"{name}.safetensors", folder / f"{name}.partial"
     if not path.exists():
         with locked(folder / f".{name}.lock"):
@@ -166,16 +153,15 @@ def load_or_make(kind: str, key: dict, make: Callable[[Path], tuple[dict, dict]]
                 save(path, tensors, {"key": key, "code": code_digest(), **record})
                 partial.unlink(missing_ok=True)
     tensors, record = load(path)
-    found = record.pop("key", None)
-    record.pop("code", None)
+    found, _ = record.pop("key", None), record.pop("code", None)
     if found != key:
         raise DamagedFile(f"key mismatch in {path} ({describe_difference(key, found)}): delete it and run again")
     return tensors, record
 
 
 def holds(kind: str, key: dict, *, prefix: str = "") -> bool:
-    """Whether load_or_make would find this artifact. Raises as it does for the kind and the key."""
-    return (settings.runs_folder() / f"{_name(kind, key, prefix)}.safetensors").exists()
+    """Whether load_or_make would find this artifact."""
+    return (settings.runs_folder() / f"{prefix or kind}-{digest(_versioned(kind, key))}.safetensors").exists()
 
 
 def _versioned(kind: str, key: dict) -> dict:
@@ -184,16 +170,11 @@ def _versioned(kind: str, key: dict) -> dict:
     return json.loads(_json(key | {"version": VERSIONS[kind]}))
 
 
-def _name(kind: str, key: dict, prefix: str) -> str:
-    return f"{prefix or kind}-{digest(_versioned(kind, key))}"
-
-
 def describe_difference(expected: dict, found: dict | None) -> str:
     """In words, what two records differ in: "schedule.steps is 200, not 100; …"."""
     expected, found = _flat(expected), _flat(found or {})
-    absent = "absent"  # a word, since None is a value
-    pairs = {name: (found.get(name, absent), expected.get(name, absent)) for name in {**expected, **found}}
-    return "; ".join(f"{name} is {is_}, not {should}" for name, (is_, should) in pairs.items() if is_ != should)
+    names = [name for name in {**expected, **found} if expected.get(name, "absent") != found.get(name, "absent")]
+    return "; ".join(f"{name} is {found.get(name, 'absent')}, not {expected.get(name, 'absent')}" for name in names)
 
 
 def _flat(record: dict, prefix: str = "") -> dict:

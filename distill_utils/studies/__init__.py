@@ -96,35 +96,34 @@ def conduct(name: str, dataset: str, seeds: int | None = None, *, workers: int |
 
     seeds: how many (default: as many as were run, or 5); workers: processes of one thread each (default: one per
     core); replace: run everything again. Returns the path of the file. Raises ValueError for an unknown study, a
-    dataset it is not made for, fewer than one seed, or results of another version while replace is False.
+    dataset it is not made for, or results of another version or of more seeds while replace is False.
     """
     study, path = find(name), results_path(name, dataset)
     arms = arms_of(study, dataset)
     before = read(path) if path.exists() and not replace else None
-    seeds = (before["settings"]["seeds"] if before else 5) if seeds is None else seeds
-    if seeds < 1:
-        raise ValueError(f"a study needs at least one seed, found {seeds}")
+    count = before["settings"]["seeds"] if before else 5
+    seeds = count if seeds is None else seeds
     if before and before["settings"].get("version", 1) != study.version:
         raise ValueError(f"{path} was made by another version of this study: move it away, or pass --replace")
-    if before and seeds < before["settings"]["seeds"]:
-        raise ValueError(f"{path} holds {before['settings']['seeds']} seeds: ask for as many, or pass --replace")
+    if before and seeds < count:
+        raise ValueError(f"{path} holds {count} seeds: ask for as many, or pass --replace")
     known = {(_text(run["arm"]), run["seed"]): run for run in before["runs"]} if before else {}
-    cells = _cells(arms, seeds)
-    what = f"study {name} on {dataset}"
+    cells = [(arm, seed) for seed in range(seeds) for arm in arms]
+    cells.sort(key=lambda cell: "teacher" not in cell[0].values())  # what others build upon first, then seed by seed
     for wait in (False, True):  # first what nobody else is running, so that processes share the work; then the rest
         done = known | finished(study, dataset)
         calls = [(name, dataset, arm, seed, wait) for arm, seed in cells if (_text(arm), seed) not in done]
-        parallel.run_all(_run_cell, calls, workers=workers, what=what, unit="run", done=len(cells) - len(calls))
+        parallel.run_all(_run_cell, calls, workers=workers, what=f"study {name} on {dataset}", unit="run",
+                         done=len(cells) - len(calls))
     done = known | finished(study, dataset)
-    runs = [{"arm": arm, "seed": seed, "metrics": done[_text(arm), seed]["metrics"],
-             "seconds": done[_text(arm), seed]["seconds"]} for arm, seed in _pairs(arms, seeds)]
-    fresh = before is None or runs != before["runs"]
-    settings_now = {"seeds": seeds, "arms": arms, "version": study.version}
-    settings_now["code"] = _store.code_digest() if before is None or fresh else before["settings"]["code"]
+    runs = [done[_text(arm), seed] for arm, seed in _pairs(arms, seeds)]
+    provenance = {"code": _store.code_digest(), "versions": _versions()}
+    if before and runs == before["runs"]:
+        provenance = {"code": before["settings"]["code"], "versions": before["versions"]}
     found = {
-        "study": name, "dataset": dataset, "settings": settings_now,
-        "versions": _versions() if before is None or fresh else before["versions"],
-        "seconds": round(sum(run["seconds"] for run in runs), 1), "runs": runs,
+        "study": name, "dataset": dataset,
+        "settings": {"seeds": seeds, "arms": arms, "version": study.version, "code": provenance["code"]},
+        "versions": provenance["versions"], "seconds": round(sum(run["seconds"] for run in runs), 1), "runs": runs,
         "summary": _summary(arms, runs), "verdicts": verdicts(study.claims(dataset), runs),
     }
     if found != before:
@@ -234,7 +233,7 @@ def finished(study: Study, dataset: str) -> dict:
             check = run.pop("check")
             if check != _store.digest(run):
                 raise ValueError("its numbers were changed")
-            runs.setdefault((_text(run["arm"]), run["seed"]), run)
+            runs[_text(run["arm"]), run["seed"]] = run
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise _store.DamagedFile(
                 f"line {number} of {path} is damaged ({error}): delete that line and run again, only its run is lost"
@@ -272,12 +271,6 @@ def _run_cell(name: str, dataset: str, arm: dict, seed: int, wait: bool) -> None
             _append(_journal(study, dataset), {"arm": arm, "seed": seed, "metrics": metrics, "seconds": seconds})
     except Timeout:
         return
-
-
-def _cells(arms: list[dict], seeds: int) -> list[tuple[dict, int]]:
-    """Every arm under every seed: what others build upon first, then seed by seed, so that early seeds are whole."""
-    cells = [(arm, seed) for seed in range(seeds) for arm in arms]
-    return sorted(cells, key=lambda cell: "teacher" not in cell[0].values())
 
 
 def _pairs(arms: list[dict], seeds: int) -> list[tuple[dict, int]]:
