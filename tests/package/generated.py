@@ -1,45 +1,27 @@
-"""Generated arguments for property tests: right ones, and right ones of which one is spoiled.
+"""Generated arguments for tests of properties and laws.
 
-`Draw` draws small tensors whose sizes go by letters (N, C, …), so that the arguments of one call fit each other;
-`spoiled` takes one argument and breaks it as people break it: an empty batch, a missing row, another kind of number,
-NaN, a label too many, a negative temperature, a strange word. Tensors come from a seed: hypothesis chooses shapes,
-scales and faults, and need not choose every number.
+`Draw` draws small tensors whose sizes go by letters (N, C, …), so that the arguments of one call fit each other.
+Tensors come from a seed: hypothesis chooses shapes, scales and faults, and need not choose every number.
 """
 
-import dataclasses
-import inspect
+import functools
 import math
-import os
-import re
-import traceback
-import warnings
-from collections import Counter
+import tempfile
 from pathlib import Path
 
 import torch
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-import distill_utils
+from distill_utils import augment, glyphs, hard_tree, models, settings, soft_tree
 
-PACKAGE = Path(distill_utils.__file__).parent
-
-# The same cases on every run, so that no run of the tests is unlike the last one.
-same = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("few", max_examples=50, **same)
-settings.register_profile("many", max_examples=1000, **same)  # make properties
-settings.load_profile(os.environ.get("DISTILL_PROPERTIES") or "few")
-
-WORDS = st.one_of(
-    st.text(max_size=12),
-    st.sampled_from(["", " ", ".", "..", "../x", "a/b", "~", "~nobody", "\0", "é" * 300, "-1", "nan",
-                     "folder:~nobody", "folder:nowhere", "folder:\0"]),
+_SIZES = {"N": (1, 6), "C": (2, 6), "H": (8, 10), "W": (8, 10), "K": (1, 2), "D": (1, 5), "L": (1, 4), "G": (1, 3)}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(-1e300, 1e300) | st.text(max_size=5),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=4), parts, max_size=3), max_leaves=6,
 )  # fmt: skip
-
-
-_SIZES = {"N": (1, 6), "C": (2, 6), "H": (8, 10), "W": (8, 10), "K": (1, 2), "D": (1, 5), "L": (1, 4), "G": (1, 3),
-          "R": (1, 4)}  # fmt: skip
+RECORDS = st.dictionaries(st.text(max_size=4), JSON, max_size=4)
+WORDS = st.text(max_size=12) | st.sampled_from(["", ".", "../x", "~nobody", "\0", "é" * 300, "nan", "folder:nowhere"])
 
 
 class Draw:
@@ -104,169 +86,105 @@ class Draw:
         return self.draw(st.lists(st.floats(-1e6, 1e6), min_size=least, max_size=most))
 
 
-def spoiled(draw: Draw, given: dict) -> tuple[dict, str]:
-    """The arguments with one of them broken, and what was done in words."""
-    names = [name for name, value in given.items() if _faults(value)]
-    name = draw.one(*names)
-    value = given[name]
-    fault = draw.one(*_faults(value))
-    return given | {name: FAULTS[fault](draw, value)}, f"{name}: {fault}"
+# Arguments that belong together
 
 
-def _faults(value) -> list[str]:
-    if isinstance(value, Tensor):
-        faults = ["empty", "one row less", "one row more", "no dimension", "one dimension more", "flat", "as float64",
-                  "as float16", "as int64", "as bool", "as complex64", "as an array", "not contiguous"]  # fmt: skip
-        faults += ["NaN", "inf", "-inf", "huge"] if value.is_floating_point() else []
-        return faults + (["a negative", "too large"] if value.dtype == torch.int64 else [])
-    if isinstance(value, bool | None) or callable(value):
-        return []
-    if hasattr(value, "_fields") or dataclasses.is_dataclass(value):
-        return ["one broken"]
-    if isinstance(value, Path):
-        return ["a strange name"]
-    if isinstance(value, int):
-        return ["0", "-1", "-1000", "half"]
-    if isinstance(value, float):
-        return ["0", "-1", "nan", "infinite", "1e300", "1e-300", "10**400"]
-    if isinstance(value, str):
-        return ["a word"]
-    if isinstance(value, dict):
-        return ["one broken", "one left out", "a stranger"] if value else ["a stranger"]
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        return ["none", "one less", "one more", "a stranger in it"]
-    if isinstance(value, list) and value and isinstance(value[0], str):
-        return ["none", "one less", "one more", "a strange word in it"]
-    if isinstance(value, list):
-        return ["none", "one less", "one more", "one nan", "one infinite", "nested"]
-    return []
+def share(d, low=0.01, high=0.99):
+    return d.number(low, high)
 
 
-def _placed(draw: Draw, value: Tensor, what) -> Tensor:
-    found = value.clone().contiguous()
-    if found.numel():
-        found.view(-1)[draw.whole(0, found.numel() - 1)] = what
-    return found
+def logit_pair(d):
+    logits = {"student_logits": d.floats("NC"), "teacher_logits": d.floats("NC")}
+    return logits | {"temperature": d.one(0.1, 1.0, 2.5, 8.0, 100.0)}
 
 
-def _one_broken(draw: Draw, value):
-    """A dict, a named tuple or a dataclass of which one part is broken, where it lets itself be made so."""
-    parts = dict(value) if isinstance(value, dict) else value._asdict() if hasattr(value, "_fields") else vars(value)
-    if not any(_faults(part) for part in parts.values()):
-        return value
-    broken, _ = spoiled(draw, parts)
-    try:
-        return type(value)(**broken) if not isinstance(value, dict) else broken
-    except ValueError:  # what makes it refuses the fault: that has a property of its own
-        return value
+def group_weights(d):
+    d.sizes["G"] = min(d.size("G"), d.size("C"))
+    groups = d.longs(d.one("C", "NC"), d.size("G"))
+    groups.view(-1)[0] = d.size("G") - 1  # as many groups as weights
+    within = d.one(d.number(0, 5), d.shares("G"))
+    return logit_pair(d) | {"groups": groups, "between": d.number(0, 5), "within": within,
+                            "decoupled": d.one(False, True)}  # fmt: skip
 
 
-def _one_left_out(draw: Draw, values: dict) -> dict:
-    absent = draw.one(*values)
-    return {name: value for name, value in values.items() if name != absent}
+def every_class(d):
+    """Logits and labels in which no class is missing."""
+    count = d.size("C")
+    d.sizes["N"] = count + d.whole(0, 3)
+    labels = torch.cat([torch.arange(count), torch.randint(count, (d.sizes["N"] - count,), generator=d.generator())])
+    return {"outputs": d.floats("NC"), "labels": labels}
 
 
-FAULTS = {
-    "empty": lambda draw, v: v[:0] if v.ndim else v,
-    "one row less": lambda draw, v: v[1:] if v.ndim else v,
-    "one row more": lambda draw, v: torch.cat([v, v[:1]]) if v.ndim else v,
-    "no dimension": lambda draw, v: v.flatten()[0] if v.numel() else v,
-    "one dimension more": lambda draw, v: v[None],
-    "flat": lambda draw, v: v.flatten(),
-    "as float64": lambda draw, v: v.double(),
-    "as float16": lambda draw, v: v.half(),
-    "as int64": lambda draw, v: v.long(),
-    "as bool": lambda draw, v: v != 0,
-    "as complex64": lambda draw, v: v.to(torch.complex64),
-    "as an array": lambda draw, v: v.numpy(),
-    "not contiguous": lambda draw, v: torch.stack([v, v], -1)[..., 0],
-    "NaN": lambda draw, v: _placed(draw, v, math.nan),
-    "inf": lambda draw, v: _placed(draw, v, math.inf),
-    "-inf": lambda draw, v: _placed(draw, v, -math.inf),
-    "huge": lambda draw, v: _placed(draw, v, 1e38),
-    "a negative": lambda draw, v: _placed(draw, v, -draw.whole(1, 3)),
-    "too large": lambda draw, v: _placed(draw, v, draw.one(6, 1000, 2**62)),
-    "0": lambda draw, v: type(v)(0),
-    "-1": lambda draw, v: type(v)(-1),
-    "-1000": lambda draw, v: -1000,
-    "half": lambda draw, v: 0.5,
-    "nan": lambda draw, v: math.nan,
-    "infinite": lambda draw, v: draw.one(math.inf, -math.inf),
-    "1e300": lambda draw, v: 1e300,
-    "1e-300": lambda draw, v: 1e-300,
-    "10**400": lambda draw, v: 10**400,
-    "a word": lambda draw, v: draw.word(),
-    "one broken": _one_broken,
-    "one left out": _one_left_out,
-    "a stranger": lambda draw, v: v | {"stranger": draw.one(object(), math.nan, {1, 2}, b"bytes")},
-    "a strange name": lambda draw, v: v.parent / draw.word().lstrip("/"),
-    "none": lambda draw, v: [],
-    "a strange word in it": lambda draw, v: [*v[1:], draw.word()],
-    "a stranger in it": lambda draw, v: [[*v[0], draw.one(-1, 99)], *v[1:]],
-    "one less": lambda draw, v: v[1:],
-    "one more": lambda draw, v: [*v, *v[:1]],
-    "one nan": lambda draw, v: [*v[1:], math.nan],
-    "one infinite": lambda draw, v: [math.inf, *v[1:]],
-    "nested": lambda draw, v: [v],
-}  # fmt: skip
+def seeds_of(d):
+    count = d.whole(1, 6)
+    return {"treated": d.values(count, count), "control": d.values(count, count)}
 
 
-# What a call does
+def located(d):
+    """Maps, none of which is zero everywhere, and masks."""
+    maps = d.floats("NHW")
+    maps[:, 0, 0] += 1.5
+    return {"maps": maps, "masks": d.masks("NHW")}
 
 
-RAN: Counter = Counter()  # function's name → calls; also (function's name, error's name) → how often it was raised
+def images_for(d):
+    return d.shares("NKHW")
 
 
-def name_of(function) -> str:
-    return f"{function.__module__.removeprefix('distill_utils.')}.{function.__qualname__}"
+def feature_maps(d):
+    return {"student_map": d.floats("NDHW"), "teacher_map": d.floats("NGHW")}
 
 
-def documented(function) -> set[str]:
-    """The errors that a function's docstring names, or its class's or module's, or that the package's names."""
-    owner = inspect.getmodule(function)
-    texts = [distill_utils.__doc__, owner.__doc__, inspect.getdoc(function)]
-    if "." in function.__qualname__:
-        texts.append(getattr(owner, function.__qualname__.split(".")[0]).__doc__)
-    return set(re.findall(r"\b(\w+Error|DamagedFile|UnsupportedModel)\b", " ".join(filter(None, texts))))
+def an_augmentation(d):
+    return augment.Augmentation(d.number(0, 6), d.number(0, 9), share(d, 0), d.one(True, False), d.one(True, False))
 
 
-def called(function, given: dict, by=None):
-    """What a function answers, or the error that it raised: one that is documented, raised by the package itself (or,
-    of files, by the system) in one sentence. Anything else fails the test. by: what calls it with these arguments."""
-    name = name_of(function)
-    RAN[name] += 1
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # numpy's way to say that it divided by zero
-            return (by or function)(**given)
-    except Exception as error:
-        names = {kind.__name__ for kind in type(error).__mro__}
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        ours = Path(frame.filename).parent == PACKAGE or isinstance(error, OSError)
-        if not (ours and names & documented(function) and len(str(error)) > 0 and "\n" not in str(error)):
-            raise
-        RAN[name, type(error).__name__] += 1
-        return error
+def factors(d):
+    look = glyphs.Look(cue=share(d), cue_size=d.whole(2, 6))
+    return glyphs.sample(torch.randint(10**6, (d.whole(1, 2),), generator=d.generator()), d.whole(0, 10**6), look)
 
 
-def tensors_of(value) -> list[Tensor]:
-    """All tensors in a result or among arguments; numbers as tensors."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, float | int):
-        return [torch.tensor(float(value) if abs(value) < 1e300 or value != value else math.inf, dtype=torch.float64)]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [tensor for part in value for tensor in tensors_of(part)] if isinstance(value, list | tuple) else []
+@functools.cache
+def _network(name: str, num_classes: int, channels: int) -> nn.Module:
+    torch.manual_seed(2)
+    return models.build(name, num_classes, channels, width=2, **({"blocks": 1} if name == "resnet" else {})).eval()
 
 
-def finite(value) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in tensors_of(value))
+def a_network(d):
+    return _network(d.one("student", "resnet"), d.size("C"), d.size("K"))
 
 
-def moderate(value, most: float = 1e15) -> bool:
-    """Finite, and so far from what its kind of number holds that no sum or square overflows."""
-    return all(
-        tensor.dtype == torch.bool or bool((tensor.abs() <= (10 if tensor.dtype == torch.float16 else most)).all())
-        for tensor in tensors_of(value)
-    )
+def a_tree(d):
+    """A soft tree that counts as trained."""
+    in_features = math.prod(d.shape("KHW"))
+    tree = soft_tree.SoftDecisionTree(in_features, d.size("C"), 3)
+    tree.gates.weight.data = d.one(0.1, 3.0) * torch.randn(7, in_features, generator=d.generator())
+    tree.reached += 1
+    tree.went_right += 0.5
+    return tree
+
+
+def leaves_of_a_batch(d):
+    return {"leaf_log_probabilities": d.floats("NL").log_softmax(1), "leaves": d.floats("LC")}
+
+
+def a_hard_tree(d):
+    """Three gates and four leaves."""
+    children = torch.tensor([[1, 2], [-1, -2], [-3, -4]])
+    return hard_tree.HardTree(d.floats("3D"), d.floats("3"), children, d.floats("4C"), torch.arange(3))
+
+
+def a_cart(d):
+    return hard_tree.cart(d.shares("ND"), d.distributions("NC"), d.whole(1, 3))
+
+
+def folder() -> Path:
+    """A new one, within this test's own."""
+    return Path(tempfile.mkdtemp(dir=settings.runs_folder().parent))
+
+
+def some_tensors(d):
+    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)
+    names = d.draw(st.lists(st.text(min_size=1, max_size=6), max_size=3, unique=True))
+    shapes = ((), (0,), (3,), (2, 3), (1, 2, 2))
+    return {name: (5 * torch.rand(d.one(*shapes), generator=d.generator())).to(d.one(*kinds)) for name in names}

@@ -4,33 +4,30 @@ import math
 
 import pytest
 import torch
-from generated import Draw
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from test_properties import (
-    JSON,
-    RECORDS,
-    a_cart,
-    a_hard_tree,
-    a_network,
-    a_tree,
-    an_augmentation,
-    every_class,
-    factors,
-    feature_maps,
-    folder,
-    group_weights,
-    images_for,
-    leaves_of_a_batch,
-    located,
-    logit_pair,
-    seeds_of,
-    share,
+from generated import (
+    JSON, RECORDS, Draw, a_cart, a_hard_tree, a_network, a_tree, an_augmentation, every_class, factors,
+    feature_maps, folder, group_weights, images_for, leaves_of_a_batch, located, logit_pair, seeds_of, share,
     some_tensors,
 )  # fmt: skip
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from distill_utils import _store, augment, data, evaluation, feature_losses, glyphs, hard_tree, losses, recipes, soft_tree, stateless_random, stats, training
+from distill_utils import (
+    _store,
+    augment,
+    data,
+    evaluation,
+    feature_losses,
+    glyphs,
+    hard_tree,
+    losses,
+    recipes,
+    soft_tree,
+    stateless_random,
+    stats,
+    training,
+)
 from distill_utils.explain import metrics
 
 

@@ -1,4 +1,4 @@
-"""Folders are layers: package root <- explain <- studies <- commands. Imports point downwards and never in a circle."""
+"""Folders are layers: package root <- explain <- studies <- commands. Imports point downwards, never in a circle."""
 
 import ast
 import graphlib
