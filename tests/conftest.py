@@ -1,15 +1,29 @@
-"""Every unit test works in folders of its own, on one thread (or TEST_THREADS) and from one seed."""
+"""Every unit test works in folders of its own, on one thread (or TEST_THREADS) and from one seed.
+
+--hypothesis-profile=many (make properties) draws 1,000 cases per property instead of 50, the same ones every time.
+"""
 
 import os
 import subprocess
 import sys
 
+import hypothesis
 import pytest
 import torch
 from torch import nn
 
 from distill_utils import settings
 from distill_utils.data import ImageSet
+
+# Programs that tests import: the tools lie outside of the package.
+sys.path += [str(settings.ROOT / folder) for folder in ("tools", "tools/stress", "tools/tables", "tools/site")]
+
+for name, cases in (("many", 1000), ("few", 50)):
+    hypothesis.settings.register_profile(
+        name, max_examples=cases, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+hypothesis.settings.load_profile("few")
 
 
 @pytest.fixture(autouse=True)

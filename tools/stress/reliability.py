@@ -1,7 +1,6 @@
-"""What was done to the whole series to break it, and what came of it: results/reliability.json, and from it
-docs/reliability.md.
+"""What was done to the whole series to break it, and the result: results/reliability.json and docs/reliability.md.
 
-    python tests/reliability.py      write the page again
+    python tools/stress/reliability.py      write the page again
 
 Every program that breaks something (mutants.py, faults.py, …) hands its table to `record`; nothing is typed.
 """
@@ -9,67 +8,82 @@ Every program that breaks something (mutants.py, faults.py, …) hands its table
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from distill_utils import _store, settings  # noqa: E402
 
 PAGE = ROOT / "docs" / "reliability.md"
-# table → its heading, and what was done
+# table -> its heading, and what was done
 TABLES = {
-    "mutants": ("Faults put into the code", "One line of the package was changed in a copy (`make mutants`); the "
-                "first test that failed is named."),
-    "faults": ("Faults of machines", "Done for real to copies of the series (`make faults`). Held afterwards: the "
-               "same command completed, with one clear message where it first could not; nothing finished was "
-               "lost; no file held less than was written. A dash: it does not apply."),
-    "properties": ("Generated arguments", "Each public function was called with arguments that hypothesis drew: "
-                   "right ones, and right ones of which one was spoiled (`make properties`). An answer is right, or "
-                   "an error that the docstring names, in one sentence; anything else counts as a failure."),
-    "browser": ("Controls moved in a browser", "JupyterLab was started, Chromium ran every cell of a lesson and "
-                "moved every control of its explorers (`make browser-test`). No cell failed."),
-    "machines": ("Strangers' machines", "A clone of its own, with an environment of its own, set up as the weekly "
-                 "workflow does it: doctor, the unit tests and two notebooks (`make strangers`)."),
-    "flakes": ("The suite again and again", "Other hash seeds, unit tests shuffled, one and two threads in turn "
-               "(`make flakes`; \"whole\" is with the notebooks)."),
-}  # fmt: skip
+    "mutants": (
+        "Faults in the code",
+        "One line of the package was changed in a copy (`make mutants`). The last column names the first test that "
+        "failed.",
+    ),
+    "faults": (
+        "Faults of machines",
+        "Copies of the series were killed, locked out of folders, given full disks and damaged files (`make faults`). "
+        "Completed: the same command succeeded afterwards, and printed one clear message where it first could not. "
+        "Nothing lost: no finished work was lost. Nothing half written: every file held all that was written to it. "
+        "A dash means that the column does not apply.",
+    ),
+    "browser": (
+        "Controls moved in a browser",
+        "Chromium opened lessons in JupyterLab, ran every cell and moved every control of the explorers (`make "
+        "browser-test`). No cell failed.",
+    ),
+    "machines": (
+        "Other Python versions",
+        "A clone of its own with an environment of its own, installed as the weekly workflow installs it: doctor, "
+        "the unit tests and two notebooks (`make strangers`).",
+    ),
+    "flakes": (
+        "Repeated runs of the whole suite",
+        "Other hash seeds, unit tests in random order, one or two threads (`make flakes`).",
+    ),
+}
 
 
 def record(table: str, rows: list[dict]) -> None:
-    """Keep the rows (all with the same columns) in place of the table's last ones, and write the page."""
-    path = settings.results_folder() / "reliability.json"
-    _store.write_json(path, (_store.read_json(path) if path.exists() else {}) | {table: rows})
+    """Replace a table's rows, all of which have the same columns, and write the page."""
+    write(kept() | {table: rows})
+
+
+def write(found: dict[str, list[dict]]) -> None:
+    """Write the known tables and the page."""
+    known = {name: rows for name, rows in found.items() if name in TABLES}
+    _store.write_json(settings.results_folder() / "reliability.json", known)
     with _store.atomic(PAGE) as temporary:
-        temporary.write_text(page(_store.read_json(path)), encoding="utf-8")
+        temporary.write_text(page(known), encoding="utf-8")
 
 
-def kept(table: str) -> list[dict]:
-    """The table's rows of last time; none where it was never recorded."""
+def kept() -> dict[str, list[dict]]:
+    """The tables as they were last recorded."""
     path = settings.results_folder() / "reliability.json"
-    return _store.read_json(path).get(table, []) if path.exists() else []
+    return _store.read_json(path) if path.exists() else {}
 
 
-def page(found: dict) -> str:
-    """The page in Markdown. Raises KeyError where a table has no heading here."""
+def page(found: dict[str, list[dict]]) -> str:
+    """The page in Markdown."""
     parts = [
-        "# What was done to break this series",
-        "Each table was written by a program of `tests/` into `results/reliability.json`, and from there onto this "
-        "page. What answers the complaints of readers is in [notebook-ci.md](notebook-ci.md).",
+        "# Stress tests",
+        "Programs in `tools/stress` try to break the series. They wrote these tables into `results/reliability.json` "
+        "and onto this page. [notebook-ci.md](notebook-ci.md) describes the tests that run every time.",
     ]
     for name, rows in found.items():
-        heading, told = TABLES[name]
-        lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join(":--" for _ in rows[0]) + " |"]
-        lines += ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows]
-        parts += [f"## {heading}", told, "\n".join(lines)]
+        heading, text = TABLES[name]
+        lines = [rows[0].keys(), [":--"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+        parts += [f"## {heading}", text, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     return "\n\n".join(parts) + "\n"
 
 
 def _cell(value) -> str:
     if isinstance(value, bool):
-        value = "yes" if value else "**no**"
+        return "yes" if value else "**no**"
     text = str(value).replace("|", "\\|")
     return f"`{text}`" if "::" in text else text  # the name of a test
 
 
 if __name__ == "__main__":
-    for kept, kept_rows in _store.read_json(settings.results_folder() / "reliability.json").items():
-        record(kept, kept_rows)
+    write(kept())
