@@ -78,7 +78,7 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
 
 
 def write_json(path: Path, value) -> None:
-    """Write JSON atomically, indented, keys in the order given. Raises ValueError for NaN and what else JSON lacks."""
+    """Write JSON atomically, indented, keys in the order given. Raises ValueError for what JSON cannot hold."""
     text = _json(value, indent=1, ensure_ascii=False) + "\n"
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import nn
 
 from distill_utils import __main__, _store, data, training
-from distill_utils.commands import train
 from distill_utils.augment import DIGITS
+from distill_utils.commands import train
 from distill_utils.recipes import Recipe
 from distill_utils.training import Schedule
 
