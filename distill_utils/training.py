@@ -93,6 +93,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
     state = TrainState(model, optimizer, checkpoint, key, device)
     period = math.ceil(schedule.steps / 20)
     with (
+        torch.enable_grad(),  # a caller may load or train inside torch.no_grad
         seeded(seed + rank * 0x9E3779B9, device),  # dropout draws from torch's global generator
         eval_mode(teacher) if isinstance(teacher, nn.Module) else contextlib.nullcontext(),
         _bf16_forward(model, device, schedule.bf16),

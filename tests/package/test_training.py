@@ -403,3 +403,11 @@ def test_logits_do_not_depend_on_the_batch_size_and_leave_the_mode_alone(tiny_mo
         assert model.training == mode
         assert not few.requires_grad
         torch.testing.assert_close(few, many, atol=1e-6, rtol=0)
+
+
+def test_a_network_is_trained_inside_no_grad_too(train, tiny_model):
+    free, inside = tiny_model(), tiny_model()
+    train(free)
+    with torch.no_grad():
+        train(inside)
+    assert all(torch.equal(a, b) for a, b in zip(free.parameters(), inside.parameters(), strict=True))
