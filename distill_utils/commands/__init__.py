@@ -103,19 +103,14 @@ def _train(chosen: argparse.Namespace) -> Path:
     given = {name: getattr(chosen, name) for name in ("steps", "batch_size", "lr", "views", "bf16")}
     schedule = replace(recipe.schedule, **{name: value for name, value in given.items() if value is not None})
     options = {"width": chosen.width} if chosen.width else {}
-    recipe = replace(
-        recipe, model=chosen.model or chosen.role, options=options, schedule=schedule, seed=chosen.seed,
-        transfer=chosen.transfer,
-    )
+    recipe = replace(recipe, model=chosen.model or chosen.role, options=options, schedule=schedule, seed=chosen.seed,
+                     transfer=chosen.transfer)
     if chosen.role == "student":
-        recipe = replace(
-            recipe, method="distillation", teacher=train.load(chosen.teacher).recipe if chosen.teacher else teacher,
-            method_options={"temperature": chosen.temperature, "alpha": chosen.alpha},
-        )
-    return train.train(
-        recipe, chosen.out, teacher=chosen.teacher, checkpoint_every=chosen.checkpoint_every, device=chosen.device,
-        compiled=chosen.compile,
-    )
+        given_teacher = train.load(chosen.teacher).recipe if chosen.teacher else teacher
+        recipe = replace(recipe, method="distillation", teacher=given_teacher,
+                         method_options={"temperature": chosen.temperature, "alpha": chosen.alpha})
+    return train.train(recipe, chosen.out, teacher=chosen.teacher, checkpoint_every=chosen.checkpoint_every,
+                       device=chosen.device, compiled=chosen.compile)
 
 
 def _run(chosen: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Looks at the machine before a reader does: one line per thing that the series needs, with its mend."""
+"""Checks the machine before a reader starts: one line per thing that the series needs, with what to do."""
 
 import importlib.metadata
 import re
@@ -13,15 +13,15 @@ _ENOUGH_DISK = 2e9  # bytes for trained models, recorded logits and pages
 
 
 def examine() -> bool:
-    """Print OK or FAIL with the mend for Python, packages, data, disk, threads and GPU; True if nothing failed."""
-    well = True
-    for name, look in _EXAMINATIONS.items():
+    """Print OK, or FAIL with what to do, for everything that the series needs; True if nothing failed."""
+    ok = True
+    for name, check in _CHECKS.items():
         try:
-            print(f"OK    {name}: {look()}")
+            print(f"OK    {name}: {check()}")
         except Exception as error:
-            well = False
+            ok = False
             print(f"FAIL  {name}: {error}")
-    return well
+    return ok
 
 
 def _python() -> str:
@@ -87,16 +87,10 @@ def _disk() -> str:
 def _threads() -> str:
     import torch
 
-    return f"{torch.get_num_threads()} used by torch, {settings.cores()} cores"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, and none is needed"
+    return f"{torch.get_num_threads()} used by torch, {settings.cores()} cores; {gpu}"
 
 
-def _gpu() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none, and none is needed"
-
-
-_EXAMINATIONS: dict[str, Callable[[], str]] = {
-    "Python": _python, "packages": _packages, "torch": _torch, "data": _data,
-    "disk": _disk, "threads": _threads, "GPU": _gpu,
+_CHECKS: dict[str, Callable[[], str]] = {
+    "Python": _python, "packages": _packages, "torch": _torch, "data": _data, "disk": _disk, "threads": _threads,
 }

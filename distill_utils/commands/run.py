@@ -1,5 +1,6 @@
 """Runs the series of notebooks as a reader would, keeps the executed copies, their pages and what they took."""
 
+import contextlib
 import copy
 import html
 import re
@@ -31,24 +32,23 @@ def run(names: list[str] | None = None, *, in_place: bool = False) -> None:
     notebooks/ and the timings into results/. Raises NotebookFailed at the first cell that raises, after the
     notebook with its error is written.
     """
-    chosen = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if _asked_for(path, names)]
+    every = sorted(NOTEBOOKS.glob("*.ipynb"))
+    chosen = [path for path in every if not names or path.stem.startswith(tuple(names))]
     if not chosen:
-        known = ", ".join(path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb")))
+        known = ", ".join(path.stem for path in every)
         raise ValueError(f"no notebook begins with {', '.join(names or ['anything'])}: the series has {known}")
     folders = [settings.build_folder()] + ([settings.results_folder()] if in_place else [])
     data.check_name(settings.dataset())
     for path in chosen:
         notebook, timing = _execute(path)
         for folder in folders:
-            _merge(folder / "timings.json", {path.stem: timing})
+            timings = folder / "timings.json"
+            known = _store.read_json(timings) if timings.exists() else {}
+            _store.write_json(timings, dict(sorted({**known, path.stem: timing}.items())))
         if in_place:
             _write(path, nbformat.writes(notebook))
         print(f"{path.stem}: {timing['seconds']:.0f} s, at most {timing['peak_memory_mb']:.0f} MB")
     print(f"\n{checks.table()}\n\nNotebooks, pages and checks are in {settings.build_folder()}")
-
-
-def _asked_for(path: Path, names: list[str] | None) -> bool:
-    return not names or any(path.stem.startswith(name) for name in names)
 
 
 def _execute(path: Path):
@@ -120,35 +120,23 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
 
 
-def _merge(path: Path, entries: dict) -> None:
-    known = _store.read_json(path) if path.exists() else {}
-    _store.write_json(path, dict(sorted({**known, **entries}.items())))
-
-
-def _held(process: psutil.Process) -> int:
-    """Bytes of a process; pages that several share count in parts, where the system tells (Linux)."""
-    return getattr(process.memory_full_info(), "pss", 0) or process.memory_info().rss
-
-
-class _PeakMemory:
+class _PeakMemory(threading.Thread):
     """The most memory, in bytes, that this process's descendants held together while the block ran."""
 
     def __enter__(self):
-        self.peak, self.done = 0, threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
+        self.peak, self.ended = 0, threading.Event()
+        self.start()
         return self
 
-    def _watch(self):
-        while not self.done.wait(0.5):
+    def run(self):
+        while not self.ended.wait(0.5):
             total = 0
             for process in psutil.Process().children(recursive=True):
-                try:
-                    total += _held(process)
-                except psutil.Error:  # it ended meanwhile
-                    continue
+                with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                    # Pages that several processes share count in parts, where the system tells (Linux).
+                    total += getattr(process.memory_full_info(), "pss", 0) or process.memory_info().rss
             self.peak = max(self.peak, total)
 
     def __exit__(self, *_):
-        self.done.set()
-        self.thread.join()
+        self.ended.set()
+        self.join()
