@@ -79,7 +79,7 @@ def test_a_run_measures_every_kind_of_arm(quick):
         assert all(isinstance(value, int | float) for value in metrics.values())
     assert rows[text(distilled)]["depth"] <= 3
     again = recipes.load_or_train(study.recipe(distilled, 0, "digits"), quiet=True).model
-    assert again.trained, "what was kept was grown"
+    assert again.reached[0] > 0, "what was kept was trained"
 
 
 def test_carts_are_kept_whole_at_every_depth(quick):
