@@ -56,8 +56,8 @@ class SoftDecisionTree(nn.Module):
         """β (w·x + b) of every gate, N×(2^depth − 1): the logit of going right."""
         x = images.flatten(1)
         if x.shape[1] != self.in_features:
-            raise ValueError(f"images must have {self.in_features} values each, got {x.shape[1]}: build the tree with "
-                             f"in_features={x.shape[1]}")
+            raise ValueError(f"images must have {self.in_features} values each, got {x.shape[1]}: build the tree "
+                             f"with in_features={x.shape[1]}")
         return self.inverse_temperature * self.gates(x)
 
     def log_paths(self, images: Tensor) -> Tensor:
@@ -156,8 +156,8 @@ def tree_loss(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=expected_l
 
     loss: expected_leaf_cross_entropy or mixture_loss; balance: weight of balance_penalty (Frosst and Hinton use 0.1;
     it is smaller here because few sets of classes are exactly half of the images); final_inverse_temperature: the
-    value to which β rises linearly from 1 in the second half of training; sparsity, smoothness: weights of Σ|w| and of
-    the total variation of the filters, both divided by 2^level of the gate.
+    value to which β rises linearly from 1 in the second half of training; sparsity, smoothness: weights of Σ|w| and
+    of the total variation of the filters, both divided by 2^level of the gate.
     """
     tree.inverse_temperature.fill_(1 + (final_inverse_temperature - 1) * max(0.0, 2 * batch.progress - 1))
     log_paths = tree.log_paths(batch.images)
