@@ -79,7 +79,8 @@ class ResNet(nn.Module):
     def __init__(self, num_classes: int, in_channels: int = 3, *, width: int = 16, blocks: int = 3,
                  dropout: float = 0.0):
         super().__init__()
-        _validate.number("width", width, 8, whole=True)
+        if width < 8:
+            raise ValueError(f"a ResNet must have a width of at least 8, got {width}: narrower ones crash torch 2.15")
         layers, channels = _block(in_channels, width), width
         for stage, factor in enumerate((1, 2, 4)):
             for block in range(blocks):

@@ -147,7 +147,8 @@ def factors(d):
 @functools.cache
 def _network(name: str, num_classes: int, channels: int) -> nn.Module:
     torch.manual_seed(2)
-    return models.build(name, num_classes, channels, width=2, **({"blocks": 1} if name == "resnet" else {})).eval()
+    options = {"width": 8, "blocks": 1} if name == "resnet" else {"width": 2}
+    return models.build(name, num_classes, channels, **options).eval()
 
 
 def a_network(d):
