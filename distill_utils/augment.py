@@ -1,7 +1,7 @@
 """Augmentation as a function: view v of image i is always the same image (lesson 01).
 
-The parameters of a view depend on (seed, view, image index) alone, so that a teacher's logits can be recorded once per
-view and reused for the student in any batch order.
+The parameters of a view depend on (seed, view, image index) alone, so that a teacher's logits can be recorded once
+per view and reused for the student in any batch order.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill_utils import stateless_random
+from distill_utils import _validate, stateless_random
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ def augment(images: Tensor, index: Tensor, view: int, augmentation: Augmentation
     images: float N×channels×H×W in [0, 1]; index: LongTensor N, the position of each image in its dataset. Returns
     the same shape and range; pixels from outside the image repeat its edge.
     """
+    _validate.tensors(images=(images, "float N×channels×H×W"), index=(index, "int64 N"))
     u = stateless_random.uniform(seed, f"view {view}", index, 6).to(images).T * 2 - 1  # 6×N in [-1, 1)
     angle, height, width = u[0] * augmentation.rotation, images.shape[2], images.shape[3]
     mirror = torch.where(u[5] < 0, -1.0, 1.0) if augmentation.flip else torch.ones_like(u[5])

@@ -1,7 +1,7 @@
 """Uses of BatchNorm statistics (lesson 07): folded into convolutions, matched by a loss, inverted into images.
 
-A trained BatchNorm layer stores the mean and variance of its inputs over the training images. They suffice to generate
-images like those of the training set (DeepInversion, Yin et al. 2020).
+A trained BatchNorm layer stores the mean and variance of its inputs over the training images. They suffice to
+generate images like those of the training set (DeepInversion, Yin et al. 2020).
 """
 
 import copy

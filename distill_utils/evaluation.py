@@ -94,6 +94,7 @@ def soft_confusions(outputs: Tensor, labels: Tensor, temperature: float) -> Tens
     images.
     """
     _check(outputs, labels)
+    _validate.temperature(temperature)
     count = torch.bincount(labels, minlength=outputs.shape[1])
     if int(count.min()) == 0:
         raise ValueError(f"class {int(count.argmin())} has no images: its mean prediction is undefined")
@@ -108,7 +109,11 @@ def look_alikes(confusions: Tensor, groups: int) -> Tensor:
     added. Average linkage on the negative log, cut into `groups` groups. Raises ValueError where no class is ever
     confused with another.
     """
+    _validate.tensors(confusions=(torch.as_tensor(confusions).double(), "finite float C×C"))
+    _validate.number("groups", groups, 1, len(confusions), whole=True)
     both = (confusions.double() + confusions.T).fill_diagonal_(0).numpy()
+    if both.min() < 0:
+        raise ValueError("confusions must be at least 0")
     if both.max() == 0:
         raise ValueError("confusion matrix has no off-diagonal mass: no class is ever confused with another")
     distance = -np.log(both + 1e-3 * both[both > 0].min())

@@ -122,6 +122,8 @@ def cart(images: Tensor, targets: Tensor, depth: int, *, seed: int = 0) -> Decis
     Matwin (2018); the teacher's centred logits are the same at infinite temperature. Growing is greedy, so the first
     levels of a deeper tree are the shallower tree.
     """
+    _validate.tensors(images=(images, "finite float N×features×…"), targets=(targets, "finite float N×C"))
+    _validate.number("depth", depth, 1, whole=True)
     tree = DecisionTreeRegressor(max_depth=depth, random_state=seed)
     return tree.fit(images.flatten(1).numpy(), targets.numpy())
 

@@ -2,7 +2,7 @@
 
 Logits are N×C, labels are a LongTensor N. Soft targets are the teacher's probabilities at temperature T,
 softmax(z / T). KL is always KL(teacher ‖ student), a loss is a batch mean, and no gradient reaches the teacher.
-Logits in float16 or bfloat16 are converted to float32: near the teacher a loss is a small difference of large numbers.
+Half precision is converted to float32: near the teacher a loss is a small difference of large numbers.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Networks: a plain convolutional classifier of any width and a CIFAR residual network.
 
-Both are safe for DeepLIFT as captum computes it: one nn.ReLU module per use, no max pooling, no functional activation,
-no product of activations, and logits as outputs. Images are float32 in [0, 1] and need no normalisation, because
-BatchNorm follows the first layer.
+Both are safe for DeepLIFT as captum computes it: one nn.ReLU module per use, no max pooling, no functional
+activation, no product of activations, and logits as outputs. Images are float32 in [0, 1] and need no normalisation,
+because BatchNorm follows the first layer.
 """
 
 import functools

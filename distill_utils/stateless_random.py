@@ -27,6 +27,7 @@ def _mix(x: Tensor) -> Tensor:
 
 def _bits(seed: int, stream: str, index: Tensor, count: int) -> Tensor:
     """Random int64 numbers, N×count."""
+    _validate.number("seed", seed, whole=True)
     if len(index):
         _validate.tensors(index=(index, "int64 N"))
     golden = -0x61C8864680B583EB  # 2⁶⁴ divided by the golden ratio, as a signed number

@@ -1,7 +1,7 @@
 """Statistics over seeds (lesson 03). The unit is the seed: the images of one seed are not independent evidence.
 
-The verdict on a difference is computed from a smallest effect of interest that is declared before anything is run. All
-functions raise ValueError for values that are not one finite number per seed.
+The verdict on a difference is computed from a smallest effect of interest that is declared before anything is run.
+All functions raise ValueError for values that are not one finite number per seed.
 """
 
 import math
@@ -24,6 +24,7 @@ class Interval(NamedTuple):
 
 def t_interval(values, *, level: float = 0.95) -> Interval:
     """Student's t-interval for the mean of one value per seed; infinitely wide for a single seed."""
+    _validate.number("level", level, 0, 1, inside=True)
     values = _values(values)
     n, mean = len(values), float(values.mean())
     if n == 1:
@@ -48,6 +49,8 @@ def p_value(treated, control) -> float:
 def holm(p_values) -> list[float]:
     """Holm's (1979) adjusted p-values, in the order given: they control the family-wise error rate."""
     p = np.asarray(p_values, dtype=float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p_values must be a 1-D array in [0, 1], got {p.tolist()}")
     order = p.argsort(kind="stable")
     stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
     adjusted = np.empty_like(p)
@@ -57,6 +60,7 @@ def holm(p_values) -> list[float]:
 
 def equivalent(treated, control, smallest: float) -> bool:
     """Whether two one-sided tests at 5 % (Schuirmann 1987) show that the difference lies in (−smallest, smallest)."""
+    _validate.number("smallest", smallest, 0, inside=True)
     _, low, high, _ = paired_interval(treated, control, level=0.9)
     return -smallest < low and high < smallest
 
@@ -79,6 +83,8 @@ def verdict(treated, control, smallest: float, *, p: float | None = None, higher
 
 def proportion_interval(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval for a share of `count` images, such as an accuracy: the uncertainty of a test set."""
+    _validate.number("share", share, 0, 1)
+    _validate.number("count", count, 1, whole=True)
     result = stats.binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
     return float(result.low), float(result.high)
 
