@@ -39,13 +39,6 @@ def test_the_probability_of_a_leaf_is_the_product_of_the_gates_on_its_path(tree,
         assert_close(tree.leaf_log_probabilities(images)[:, leaf].exp(), product)
 
 
-def test_the_probabilities_of_a_level_sum_to_one(tree, images):
-    reach = tree.log_paths(images).exp()
-    assert reach.shape == (7, 15)
-    for level in range(4):
-        assert_close(reach[:, 2**level - 1 : 2 ** (level + 1) - 1].sum(1), torch.ones(7))
-
-
 def test_logits_are_those_of_the_mixture_and_path_logits_those_of_the_most_likely_leaf(tree, images):
     by_hand = tree.leaf_log_probabilities(images).exp() @ tree.leaves.softmax(1)
     assert_close(tree(images).exp(), by_hand)

@@ -79,10 +79,6 @@ def test_the_verdict_follows_from_the_declared_smallest_effect(differences, word
     assert stats.verdict(control + differences, control, 1.0, higher_is_better=False) == expected
 
 
-def test_a_given_p_value_replaces_the_one_of_the_paired_t_test():
-    assert stats.verdict([2.0, 2.1, 1.9], [0, 0, 0], 1.0, p=0.2) == "inconclusive"
-
-
 def test_three_seeds_of_pure_noise_are_inconclusive_but_for_the_declared_error():
     """A direction is found in 5 % of claims, and equivalence almost never, because three noisy seeds cannot show it.
     Of two claims corrected together, one is decided in no more than 5 % of studies."""

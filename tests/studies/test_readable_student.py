@@ -49,16 +49,6 @@ def test_every_claim_compares_two_different_arms_seed_by_seed(dataset):
     assert everything <= compared, "an arm that no claim looks at"
 
 
-def test_a_claim_of_the_grid_compares_labels_with_soft_targets_at_one_depth():
-    arms = study.arms("digits")
-    runs = [{"arm": arm, "seed": 0, "metrics": {"test_accuracy": i}} for i, arm in enumerate(arms)]
-    for claim in study.claims("digits")[: 2 * len(study.DEPTHS)]:
-        treated, control = (arms[pick(runs)[0]] for pick in (claim.treated, claim.control))
-        assert (treated["target"], control["target"]) == ("distilled", "labels")
-        assert {**treated, "target": ""} == {**control, "target": ""}
-        assert claim.name == f"distilled against labels, {treated['tree']} tree, depth {treated['depth']}"
-
-
 @pytest.fixture
 def quick(monkeypatch):
     """The study on digits with a few steps."""
