@@ -1,7 +1,6 @@
 """Argument checks for functions that a notebook or a command calls: one sentence that names the argument.
 
-They do not belong in the inner step of training, where they would take a quarter of the loss's time. A tensor is
-described as in docstrings: "float N×C", "int64 N".
+They do not belong in the inner step of training, where they would take a quarter of the loss's time.
 """
 
 import math
@@ -11,11 +10,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-_KINDS = {
-    "float": (torch.float16, torch.bfloat16, torch.float32, torch.float64),
-    "int64": (torch.int64,),
-    "bool": (torch.bool,),
-}
+_KINDS = {"float": (torch.float16, torch.bfloat16, torch.float32, torch.float64), "int64": (torch.int64,),
+          "bool": (torch.bool,)}
 
 
 def tensors(**given: tuple[Tensor, str]) -> None:
@@ -34,8 +30,8 @@ def tensors(**given: tuple[Tensor, str]) -> None:
             got = type(value).__name__
             if isinstance(value, Tensor):
                 got = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-            raise ValueError(f"{name} must be {'an' if kind == 'int64' else 'a'} {kind} tensor {shape}"
-                             f"{f' with {known}' if known else ''}, got {got}")
+            article, known = "an" if kind == "int64" else "a", f" with {known}" if known else ""
+            raise ValueError(f"{name} must be {article} {kind} tensor {shape}{known}, got {got}")
         if finite and not bool(value.isfinite().all()):
             raise ValueError(f"{name} contains NaN or inf")
 
@@ -55,14 +51,12 @@ def number(name: str, value: float, low: float = -math.inf, high: float = math.i
            whole: bool = False) -> None:
     """Raise ValueError unless a number is finite and in [low, high], or (low, high) if inside; whole: an integer."""
     fits = isinstance(value, Integral if whole else Real) and abs(value) <= sys.float_info.max
-    if fits and low <= value <= high and not (inside and value in (low, high)):
-        return
-    left, right = "()" if inside else ("[" if low > -math.inf else "(", "]" if high < math.inf else ")")
-    raise ValueError(f"{name} must be {'an integer' if whole else 'a finite number'} in {left}{low}, {high}{right}, "
-                     f"got {value!r:.40}")
+    if not fits or not low <= value <= high or (inside and value in (low, high)):
+        left, right = "()" if inside else ("[" if low > -math.inf else "(", "]" if high < math.inf else ")")
+        kind = "an integer" if whole else "a finite number"
+        raise ValueError(f"{name} must be {kind} in {left}{low}, {high}{right}, got {value!r:.40}")
 
 
 def temperature(value: float) -> None:
-    """Raise ValueError unless softmax(z / T) can be computed: below 1e-3 only the largest logit is left, above 1e6
-    float32 cannot represent the differences between the probabilities."""
+    """Raise ValueError unless float32 can represent softmax(z / T) and its differences."""
     number("temperature", value, 1e-3, 1e6)

@@ -1,8 +1,7 @@
 """Uses of BatchNorm statistics (lesson 07): folded into convolutions, matched by a loss, inverted into images.
 
-A trained BatchNorm layer stores the mean and variance of its inputs over the training images. In eval mode it is a
-fixed scale and shift, which a convolution can absorb. The statistics also suffice to generate images like those of
-the training set (DeepInversion, Yin et al. 2020). To re-estimate them, see training.reestimate_batch_norm.
+A trained BatchNorm layer stores the mean and variance of its inputs over the training images. They suffice to
+generate images like those of the training set (DeepInversion, Yin et al. 2020).
 """
 
 import copy
@@ -20,8 +19,7 @@ def fold(model: nn.Module) -> nn.Module:
     """A copy in eval mode in which every convolution absorbs the BatchNorm that follows it.
 
     W' = W·γ/√(var + ε) per output channel, b' = β + γ·(b - mean)/√(var + ε): the same logits up to rounding, with
-    fewer operations. The copy is meant for inference, not for further training. Raises ValueError for a BatchNorm
-    that does not follow a convolution in an nn.Sequential.
+    fewer operations. Raises ValueError for a BatchNorm that does not follow a convolution in an nn.Sequential.
     """
     model = copy.deepcopy(model).eval()
     for block in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
@@ -62,35 +60,30 @@ def statistics_loss(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int], *, steps: int = 200,
-           lr: float = 0.05, statistics: float = 1.0, variation: float = 1e-3, shift: int = 2, seed: int = 0,
-           quiet: bool = False) -> Tensor:
+           statistics: float = 1.0, seed: int = 0, quiet: bool = False) -> Tensor:
     """Images generated from a teacher alone, without any data (DeepInversion).
 
     Adam changes the pixels, from noise, to minimise cross-entropy with the labels + statistics · statistics_loss +
-    variation · total variation. Each step shifts the images by up to `shift` pixels, so that they do not depend on
-    exact positions. labels: LongTensor N, the class that each image is to show; image_shape: channels, H, W. Returns
-    float N×channels×H×W in [0, 1]. The teacher does not change. Left out: the term of Adaptive DeepInversion, which
-    needs a student, and the L2 term, which the range [0, 1] replaces.
+    0.001 · total variation, of images that each step shifts by up to 2 pixels. labels: LongTensor N, the class that
+    each image is to show; image_shape: channels, H, W. Returns float N×channels×H×W in [0, 1]. The teacher does not
+    change. Left out: the term of Adaptive DeepInversion, which needs a student, and the L2 term, which the range
+    [0, 1] replaces.
     """
     random = torch.Generator().manual_seed(seed)
     pixels = 0.5 + 0.1 * torch.randn(len(labels), *image_shape, generator=random)
     pixels.requires_grad_()
-    optimizer = torch.optim.Adam([pixels], lr=lr)
+    optimizer = torch.optim.Adam([pixels])
     with training.eval_mode(teacher), training.progress_bar(steps, "generating images", quiet=quiet) as bar:
         for step in range(steps):
-            offsets = torch.randint(-shift, shift + 1, (2,), generator=random).tolist()
+            offsets = torch.randint(-2, 3, (2,), generator=random).tolist()
             logits, distance = statistics_loss(teacher, pixels.roll(offsets, (2, 3)))
-            loss = F.cross_entropy(logits, labels) + statistics * distance + variation * _variation(pixels)
+            down, right = pixels.diff(dim=2).abs(), pixels.diff(dim=3).abs()
+            total_variation = (down.sum((1, 2, 3)) + right.sum((1, 2, 3))).mean()
+            loss = F.cross_entropy(logits, labels) + statistics * distance + 1e-3 * total_variation
             (pixels.grad,) = torch.autograd.grad(loss, pixels)  # the teacher's weights get no gradient
-            optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.param_groups[0]["lr"] = 0.05 * 0.5 * (1 + math.cos(math.pi * step / steps))
             optimizer.step()
             with torch.no_grad():
                 pixels.clamp_(0, 1)
             bar.update()
     return pixels.detach()
-
-
-def _variation(images: Tensor) -> Tensor:
-    """Total variation: absolute differences of neighbouring pixels, summed over an image, mean over images."""
-    down, right = images.diff(dim=2).abs(), images.diff(dim=3).abs()
-    return (down.sum((1, 2, 3)) + right.sum((1, 2, 3))).mean()

@@ -1,8 +1,8 @@
 """Checks: the claims of a notebook, each with the band that its measured value must fall into.
 
-A check prints no number, so a notebook's committed output is the same on every machine. Readers find the value in the
-figure or table beside it, and in build/checks/NOTEBOOK.jsonl, one line per check. Choose a band wide enough for the
-arithmetic of another machine and narrow enough to fail when the claim is false.
+A check prints no number, so a notebook's committed output is the same on every machine. The value is recorded in
+build/checks/NOTEBOOK.jsonl, one line per check. Choose a band wide enough for the arithmetic of another machine and
+narrow enough to fail when the claim is false.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from distill_utils import settings
 
+_WORDS = {True: "PASS", False: "FAIL", None: "none"}
 _notebook = "notebook"
 
 
@@ -45,10 +46,8 @@ def check(name: str, value: float | bool, low: float | Mapping | None = None, hi
         passed = bool(math.isfinite(value) and (low_ is None or value >= low_) and (high_ is None or value <= high_))
     row = {"notebook": _notebook, "name": name, "dataset": dataset, "value": float(value), "low": low_, "high": high_,
            "passed": passed}
-    with _file().open("ab+") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)  # drop a line that a kill or a full disk cut off
-        file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    with _file().open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if passed is False:
         raise CheckFailed(f"{name}: measured {value}, expected {_band(low_, high_)}")
     print(f"PASS {name}" if passed else f"NO BAND for {dataset}: {name}")
@@ -59,23 +58,19 @@ def table() -> str:
     lines = [f"{'':4}  {'notebook':24} {'value':>10}  {'expected':>24}  claim"]
     for path in sorted(_file().parent.glob("*.jsonl")):
         try:
-            whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline was cut off
-            lines += [_line(json.loads(text)) for text in whole]
-        except (ValueError, TypeError, KeyError) as error:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): delete it and run again") from error
+        for row in rows:
+            word, band = _WORDS[row["passed"]], _band(row["low"], row["high"])
+            lines.append(f"{word}  {row['notebook']:24} {row['value']:10.4g}  {band:>24}  {row['name']}")
     return "\n".join(lines)
 
 
-def _line(row: dict) -> str:
-    word = {True: "PASS", False: "FAIL", None: "none"}[row["passed"]]
-    band = _band(row["low"], row["high"])
-    return f"{word}  {row['notebook']:24} {row['value']:10.4g}  {band:>24}  {row['name']}"
-
-
 def _band(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return f"at most {high:g}" if high is not None else f"at least {low:g}" if low is not None else "true"
-    return f"between {low:g} and {high:g}"
+    if low is None:
+        return "true" if high is None else f"at most {high:g}"
+    return f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
 
 
 def _file() -> Path:

@@ -1,7 +1,6 @@
 """Measures of a trained classifier: accuracy, calibration, agreement with its teacher, and cost (lesson 01).
 
-Everything but the cost is computed from recorded logits, which may be of half precision: they are then converted to
-float32.
+Everything but the cost is computed from recorded logits; half precision is converted to float32.
 """
 
 import statistics
@@ -17,14 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill_utils import _validate
 from distill_utils.data import ImageSet
+from distill_utils.losses import as_float32
 from distill_utils.training import eval_mode, logits
 
 
 def evaluate(model: nn.Module, image_set: ImageSet, teacher: nn.Module | None = None) -> dict[str, float]:
     """Measure a classifier on a labelled image set (lesson 01).
 
-    Returns the measures of score and, with a teacher, of compare. The model is measured in eval mode and then put
-    back into the mode it was in. Raises ValueError for an empty set or images without labels.
+    Returns the measures of score and, with a teacher, of compare; models are run in eval mode and put back into the
+    mode they were in. Raises ValueError for an empty set or images without labels.
     """
     outputs = logits(model, image_set.images)
     scores = score(outputs, image_set.labels)
@@ -39,8 +39,7 @@ def score(outputs: Tensor, labels: Tensor) -> dict[str, float]:
     accuracy: in [0, 1]; nll: mean negative log-likelihood in nats; ece: expected calibration error in [0, 1], the
     mean gap between confidence and accuracy over 15 bins of confidence (Guo et al. 2017).
     """
-    bins = reliability(outputs, labels)
-    outputs = _float32_or_more(outputs)
+    bins, outputs = reliability(outputs, labels), as_float32(outputs)
     return {
         "accuracy": float((outputs.argmax(1) == labels).float().mean()),
         "nll": float(F.cross_entropy(outputs, labels)),
@@ -55,26 +54,25 @@ def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
     """
     _validate.tensors(student_logits=(student_logits, "finite float N×C"),
                       teacher_logits=(teacher_logits, "finite float N×C"))
-    student, teacher = _float32_or_more(student_logits), _float32_or_more(teacher_logits)
+    student, teacher = as_float32(student_logits), as_float32(teacher_logits)
     kl = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
     return {"agreement": float((student.argmax(1) == teacher.argmax(1)).float().mean()), "kl": float(kl)}
 
 
-def reliability(outputs: Tensor, labels: Tensor, *, bins: int = 15) -> dict[str, Tensor]:
+def reliability(outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The reliability diagram of logits N×C (lesson 01).
 
-    Returns for every non-empty bin the mean "confidence", the "accuracy" and the "share" of all images. Bins have
-    equal width and include their upper edge, as in Guo et al. (2017).
+    Returns for every non-empty bin the mean "confidence", the "accuracy" and the "share" of all images. The 15 bins
+    have equal width and include their upper edge, as in Guo et al. (2017).
     """
     _check(outputs, labels)
-    _validate.number("bins", bins, 1, whole=True)
-    confidence, predicted = _float32_or_more(outputs).softmax(1).max(1)
-    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    count = torch.bincount(place, minlength=bins)
+    confidence, predicted = as_float32(outputs).softmax(1).max(1)
+    place = (confidence * 15).ceil().long().clamp(1, 15) - 1
+    count = torch.bincount(place, minlength=15)
     used = count > 0
 
     def mean(values):
-        return (torch.bincount(place, values.double(), minlength=bins) / count)[used]
+        return (torch.bincount(place, values.double(), minlength=15) / count)[used]
 
     return {"confidence": mean(confidence), "accuracy": mean(predicted == labels), "share": count[used] / len(labels)}
 
@@ -100,7 +98,7 @@ def soft_confusions(outputs: Tensor, labels: Tensor, temperature: float) -> Tens
     count = torch.bincount(labels, minlength=outputs.shape[1])
     if int(count.min()) == 0:
         raise ValueError(f"class {int(count.argmin())} has no images: its mean prediction is undefined")
-    softened = (_float32_or_more(outputs) / temperature).softmax(1)
+    softened = (as_float32(outputs) / temperature).softmax(1)
     return softened.new_zeros(len(count), len(count)).index_add(0, labels, softened) / count[:, None]
 
 
@@ -132,24 +130,20 @@ def cost(model: nn.Module, images: Tensor, *, repeats: int = 30) -> dict[str, fl
     """What one prediction costs (lesson 02).
 
     images: at least one, N×channels×H×W, repeated as needed. Returns parameters (count), flops (of one image, counted
-    by torch: a multiplication and an addition are two), bytes (see size_on_disk), and latency_ms_1 and
-    latency_ms_256, the median time for a batch of that size in milliseconds on this machine.
+    by torch: a multiplication and an addition are two), bytes (of the weights as a safetensors file; a shared weight
+    counts once), and latency_ms_1 and latency_ms_256, the median time for a batch of that size in milliseconds on
+    this machine.
     """
-    _validate.tensors(images=(images, "finite float N×channels×H×W"))
     with eval_mode(model), torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             model(images[:1])
         latency = {f"latency_ms_{size}": _latency(model, images, size, repeats) for size in (1, 256)}
+    unique = {id(value): (name, value) for name, value in model.state_dict(keep_vars=True).items()}
+    weights = {name: value.detach().contiguous() for name, value in unique.values()}
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "flops": counter.get_total_flops(), "bytes": size_on_disk(model), **latency,
+        "flops": counter.get_total_flops(), "bytes": len(safetensors.torch.save(weights)), **latency,
     }
-
-
-def size_on_disk(model: nn.Module) -> int:
-    """Bytes of the weights as a safetensors file; a weight that several layers share is counted once."""
-    unique = {id(value): (name, value) for name, value in model.state_dict(keep_vars=True).items()}
-    return len(safetensors.torch.save({name: value.detach().contiguous() for name, value in unique.values()}))
 
 
 def _latency(model: nn.Module, images: Tensor, size: int, repeats: int) -> float:
@@ -160,10 +154,6 @@ def _latency(model: nn.Module, images: Tensor, size: int, repeats: int) -> float
         model(batch)
         times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times[3:])  # the first few are slower
-
-
-def _float32_or_more(outputs: Tensor) -> Tensor:
-    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
 
 def _check(outputs: Tensor, labels: Tensor) -> None:

@@ -1,15 +1,13 @@
 """Losses on what a network computes before its logits: FitNets hints, attention transfer, RKD, SimKD.
 
 Feature maps are N×channels×H×W, pooled features N×D. They are read by forward hooks, so no model has to be changed.
-Where student and teacher differ in width, a regressor is trained with the student and then dropped; only SimKD's
-student keeps it. The teacher gets no gradient, and half precision is converted to float32 as in losses.
+The teacher gets no gradient, and half precision is converted to float32 as in losses.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_utils import _validate
 from distill_utils.losses import as_float32
 from distill_utils.models import PlainCNN, ResNet
 from distill_utils.training import eval_mode
@@ -18,11 +16,11 @@ from distill_utils.training import eval_mode
 def stages(model: nn.Module) -> list[str]:
     """Names of the layers whose outputs are a network's feature maps, from first to last (lesson 07).
 
-    They are the inputs of the next block, so after pooling: pooling a 7×7 map by two ignores its last row and column,
-    and a loss there would match noise. Raises ValueError for a model that models.build does not build.
+    They are the inputs of the next block: pooling a 7×7 map by two ignores its last row and column, so a loss before
+    it would match noise. Raises ValueError for a model other than a PlainCNN or ResNet.
     """
     if not isinstance(model, PlainCNN | ResNet):
-        raise ValueError(f"the model must be a PlainCNN or a ResNet for feature losses, got {type(model).__name__}")
+        raise ValueError(f"the model must be a PlainCNN or a ResNet, got {type(model).__name__}")
     layers = list(model.features)
     if isinstance(model, ResNet):  # a residual block ends in its own ReLU
         return [f"features.{i}" for i in range(3, len(layers))]
@@ -33,25 +31,19 @@ def stages(model: nn.Module) -> list[str]:
 def read(model: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, list[Tensor]]:
     """The logits N×C of a model and the outputs of the named layers ("pool": pooled features), in one forward pass.
 
-    Raises ValueError for a layer that the model does not have, or does not call in forward().
+    Raises AttributeError for a layer that the model does not have, KeyError for one that forward() does not call.
     """
-    layers, outputs, hooks = dict(model.named_modules()), {}, []
-    missing = [name for name in names if name not in layers]
-    if missing:
-        raise ValueError(f"{type(model).__name__} has no layer {missing[0]!r}: see feature_losses.stages")
+    outputs, hooks = {}, []
     try:
         for name in names:
             def keep(layer, inputs, output, name=name):
                 outputs[name] = output
 
-            hooks.append(layers[name].register_forward_hook(keep))
+            hooks.append(model.get_submodule(name).register_forward_hook(keep))
         logits = model(images)
     finally:
         for hook in hooks:
             hook.remove()
-    for name in names:
-        if name not in outputs:
-            raise ValueError(f"layer {name!r} was not called in forward()")
     return logits, [outputs[name] for name in names]
 
 
@@ -71,14 +63,15 @@ def read_teacher(teacher: nn.Module, images: Tensor, names: list[str], num_class
 class Hinted(nn.Module):
     """A student with a regressor for hint_loss: a 1×1 convolution from its map at one stage to the teacher's width.
 
-    stage counts from 0. Raises ValueError for an unsupported model, an unknown stage, or maps of different size.
+    stage counts from 0. The regressor is trained with the student and then dropped. Raises ValueError for an
+    unsupported model or maps of different size.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, stage: int, image_shape: tuple[int, int, int]):
         super().__init__()
-        self.student, self.stage = student, stage
-        image = torch.zeros(1, *image_shape)
-        s, t = (_map_at(model, stage, image) for model in (student, teacher))
+        self.student, self.stage, image = student, stage, torch.zeros(1, *image_shape)
+        with eval_mode(student), eval_mode(teacher), torch.no_grad():
+            (s,), (t,) = (read(model, image, [stages(model)[stage]])[1] for model in (student, teacher))
         if s.shape[2:] != t.shape[2:]:
             raise ValueError(f"maps at stage {stage} must have one size, got {[*s.shape[2:]]} and {[*t.shape[2:]]}")
         self.regressor = nn.Conv2d(s.shape[1], t.shape[1], 1)
@@ -91,12 +84,11 @@ class SimKD(nn.Module):
     """A student that reuses the teacher's classifier (Chen et al. 2022; lesson 07): head(projector(features)).
 
     Student and projector are trained, the head is frozen, the student's own head is not used. The projector stays in
-    the model, so count its parameters. Raises ValueError for an unsupported model.
+    the model, so count its parameters. Student and teacher must be a PlainCNN or a ResNet.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module):
         super().__init__()
-        stages(student), stages(teacher)  # raises for a model without features, pool and head
         self.body = nn.Sequential(student.features, student.pool, nn.Flatten())
         self.projector = nn.Linear(student.head.in_features, teacher.head.in_features)
         self.head = nn.Linear(teacher.head.in_features, teacher.head.out_features)
@@ -112,10 +104,7 @@ class SimKD(nn.Module):
 
 
 def hint_loss(student_map: Tensor, teacher_map: Tensor, regressor: nn.Module) -> Tensor:
-    """FitNets (Romero et al. 2015; lesson 07): mean squared difference of regressor(student_map) and teacher_map.
-
-    Meant to be added to the soft targets throughout training, as RepDistiller does, without a stage of its own.
-    """
+    """FitNets (Romero et al. 2015; lesson 07): mean squared difference of regressor(student_map) and teacher_map."""
     return F.mse_loss(as_float32(regressor(student_map)), as_float32(teacher_map.detach()))
 
 
@@ -165,10 +154,3 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def _huber(relations, student: Tensor, teacher: Tensor) -> Tensor:
     with torch.autocast(student.device.type, enabled=False):  # autocast would multiply the matrices in half precision
         return F.smooth_l1_loss(relations(as_float32(student)), relations(as_float32(teacher.detach())))
-
-
-def _map_at(model: nn.Module, stage: int, image: Tensor) -> Tensor:
-    names = stages(model)
-    _validate.number("stage", stage, 0, len(names) - 1, whole=True)
-    with eval_mode(model), torch.no_grad():
-        return read(model, image, [names[stage]])[1][0]

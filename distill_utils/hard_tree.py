@@ -1,8 +1,7 @@
 """Trees with yes-or-no gates, exported from a soft tree or a CART, and what it takes to read one (lesson 09).
 
 A soft decision tree (harden) and a CART of scikit-learn (from_cart) become one HardTree, so that both are drawn and
-measured in the same way: levels, leaves in use, pixels per gate, operations per prediction. Small numbers do not mean
-that people notice the tree's mistakes.
+measured in the same way. Small numbers do not mean that people notice the tree's mistakes.
 """
 
 from typing import NamedTuple
@@ -21,23 +20,19 @@ class HardTree(nn.Module):
     """A decision tree whose gates test w·x + b > 0 and whose leaves hold class logits.
 
     weights: G×in_features; biases: G; child_nodes: LongTensor G×2, the left (no) and the right (yes) child of each
-    gate: g ≥ 0 is gate g, −1 − l is leaf l; leaves: logits (G + 1)×C; nodes: LongTensor G, the number that each gate
-    has in the tree it was made from. The root is gate 0, or leaf 0 in a tree without gates. Takes images
-    N×channels×H×W or N×in_features and returns logits N×C. Raises ValueError for children that form no tree, and for
-    images of another size or with NaN or inf.
+    gate, parents first: g ≥ 0 is gate g, −1 − l is leaf l; leaves: logits (G + 1)×C; nodes: LongTensor G, the number
+    that each gate has in the tree it was made from. The root is gate 0, or leaf 0 in a tree without gates. Takes
+    images N×channels×H×W or N×in_features and returns logits N×C. Raises ValueError for images of another size.
     """
 
     def __init__(self, weights: Tensor, biases: Tensor, child_nodes: Tensor, leaves: Tensor, nodes: Tensor):
         super().__init__()
-        gates = len(weights)
-        non_root = [*range(-gates - 1, 0), *range(1, gates)] if gates else []
-        parents_first = all(child < 0 or child > gate for gate, pair in enumerate(child_nodes.tolist())
-                            for child in pair)
-        if sorted(child_nodes.flatten().tolist()) != non_root or not parents_first:
-            raise ValueError("child_nodes must list every non-root node exactly once, parents first")
-        buffers = {"weights": weights, "biases": biases, "child_nodes": child_nodes, "leaves": leaves, "nodes": nodes}
-        for name, value in buffers.items():
-            self.register_buffer(name, value)
+        self.register_buffer("weights", weights)
+        self.register_buffer("biases", biases)
+        self.register_buffer("child_nodes", child_nodes)
+        self.register_buffer("leaves", leaves)
+        self.register_buffer("nodes", nodes)
+        self.root = 0 if len(weights) else -1
 
     def forward(self, images: Tensor) -> Tensor:
         return self.leaves[self.leaf(images)]
@@ -47,7 +42,7 @@ class HardTree(nn.Module):
         _validate.tensors(images=(images, "finite float N×features×…"))
         if len(self.weights) and images[0].numel() != self.weights.shape[1]:
             raise ValueError(f"images must have {self.weights.shape[1]} values each, got {images[0].numel()}")
-        node = torch.full((len(images),), 0 if len(self.weights) else -1)
+        node = torch.full((len(images),), self.root)
         while bool((inside := node >= 0).any()):
             gate = node[inside]
             yes = self.scores(images[inside], gate) > 0
@@ -60,7 +55,7 @@ class HardTree(nn.Module):
 
     def paths(self) -> list[list[tuple[int, int]]]:
         """For every leaf the gates that lead to it, from the root, each with the side taken, 0 (no) or 1 (yes)."""
-        leading_to: dict[int, list[tuple[int, int]]] = {0 if len(self.weights) else -1: []}
+        leading_to: dict[int, list[tuple[int, int]]] = {self.root: []}
         for gate, pair in enumerate(self.child_nodes.tolist()):  # parents come first
             for side, child in enumerate(pair):
                 leading_to[child] = [*leading_to[gate], (gate, side)]
@@ -70,22 +65,18 @@ class HardTree(nn.Module):
 # Export
 
 
-def harden(tree: SoftDecisionTree, images: Tensor, *, min_leaf_share: float = 0.0002,
-           prune_below: float = 0.02) -> HardTree:
+def harden(tree: SoftDecisionTree, images: Tensor) -> HardTree:
     """The soft tree with a yes-or-no decision at every gate, pruned (lesson 09).
 
-    images: those that decide which leaves are used, such as the training images; min_leaf_share: a leaf that a
-    smaller share of them reaches is removed together with the gate above it; prune_below: weights smaller than this
-    share of the largest in their filter become 0. The hard tree's accuracy and its agreement with the soft tree
-    (hardening_fidelity) show what both cost. Raises ValueError for a tree that was never trained.
+    Weights below 2 % of the largest in their filter become 0. A leaf that fewer than 0.02 % of the images reach, such
+    as the training images, is removed together with the gate above it. hardening_fidelity measures what this costs.
+    Raises ValueError for a tree that was never trained.
     """
-    _validate.number("min_leaf_share", min_leaf_share, 0, 1)
-    _validate.number("prune_below", prune_below, 0, 1)
-    if not tree.trained:
+    if float(tree.reached[0]) == 0:
         raise ValueError("this tree has not been trained: its gates are random")
     with torch.no_grad():
         weights = tree.gates.weight.clone()
-        weights[weights.abs() < prune_below * weights.abs().max(1, keepdim=True).values] = 0
+        weights[weights.abs() < 0.02 * weights.abs().max(1, keepdim=True).values] = 0
         biases, leaves = tree.gates.bias.clone(), tree.leaves.log_softmax(1)
 
     def part(node: int, used: Tensor):
@@ -99,8 +90,7 @@ def harden(tree: SoftDecisionTree, images: Tensor, *, min_leaf_share: float = 0.
 
     full = _assemble(part(0, torch.ones(len(leaves))), weights, biases, leaves)
     share = torch.bincount(full.leaf(images), minlength=len(leaves)) / len(images)
-    used = share >= min(min_leaf_share, float(share.max()))
-    return _assemble(part(0, used), weights, biases, leaves)
+    return _assemble(part(0, share >= 0.0002), weights, biases, leaves)
 
 
 def _assemble(whole, weights: Tensor, biases: Tensor, leaves: Tensor) -> HardTree:
@@ -129,8 +119,8 @@ def cart(images: Tensor, targets: Tensor, depth: int, *, seed: int = 0) -> Decis
 
     With one-hot labels this is the usual classification tree: the squared error, averaged over the classes, is their
     Gini impurity divided by C. With a teacher's probabilities it is the multi-output regression tree of Liu, Wang and
-    Matwin (2018); the teacher's centred logits are the same at infinite temperature (see losses.soft_target_loss).
-    Growing is greedy, so the first levels of a deeper tree are the shallower tree.
+    Matwin (2018); the teacher's centred logits are the same at infinite temperature. Growing is greedy, so the first
+    levels of a deeper tree are the shallower tree.
     """
     _validate.tensors(images=(images, "finite float N×features×…"), targets=(targets, "finite float N×C"))
     _validate.number("depth", depth, 1, whole=True)
@@ -138,35 +128,29 @@ def cart(images: Tensor, targets: Tensor, depth: int, *, seed: int = 0) -> Decis
     return tree.fit(images.flatten(1).numpy(), targets.numpy())
 
 
-def from_cart(fitted: DecisionTreeRegressor, *, depth: int | None = None, logits: bool = False) -> HardTree:
+def from_cart(fitted: DecisionTreeRegressor, *, depth: int, logits: bool = False) -> HardTree:
     """A CART as a HardTree, cut off below `depth`; its gates test whether one pixel is brighter than a threshold.
 
     logits: whether its targets were logits rather than probabilities. For float32 images, every gate decides exactly
     as scikit-learn does.
     """
-    if depth is not None:
-        _validate.number("depth", depth, 0, whole=True)
     grown = fitted.tree_
-    limit = grown.max_depth if depth is None else depth
+    left, right = grown.children_left.tolist(), grown.children_right.tolist()
 
     def part(node: int, level: int):
-        if grown.children_left[node] < 0 or level == limit:
+        if left[node] < 0 or level == depth:
             return node
-        sides = (grown.children_left[node], grown.children_right[node])
-        return node, *(part(int(side), level + 1) for side in sides)
+        return node, part(left[node], level + 1), part(right[node], level + 1)
 
     weights = torch.zeros(grown.node_count, fitted.n_features_in_)
     weights[torch.arange(grown.node_count), torch.from_numpy(grown.feature).clamp(min=0)] = 1
+    # Thresholds are float64. Rounded down to float32, they decide the same for every float32 pixel; the nearest
+    # float32 could lie on the other side of a pixel.
+    threshold = grown.threshold.astype(np.float32)
+    threshold = np.where(threshold > grown.threshold, np.nextafter(threshold, np.float32(-np.inf)), threshold)
     values = torch.from_numpy(grown.value[:, :, 0]).float()
     leaves = values if logits else values.clamp(min=1e-6).log()
-    return _assemble(part(0, 0), weights, -torch.from_numpy(_round_down(grown.threshold)), leaves)
-
-
-def _round_down(thresholds: np.ndarray) -> np.ndarray:
-    """The largest float32 not above each float64. A float32 x is above one exactly where it is above the other, and
-    x − t has the right sign in float32; rounding to the nearest float32 could move the threshold past a pixel."""
-    nearest = thresholds.astype(np.float32)
-    return np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+    return _assemble(part(0, 0), weights, -torch.from_numpy(threshold), leaves)
 
 
 # How hard a tree is to read, and how faithful its export is
@@ -183,8 +167,7 @@ def complexity(tree: HardTree, images: Tensor) -> dict[str, float]:
     reached, paths = tree.leaf(images), tree.paths()
     pixels = (tree.weights != 0).sum(1).float()
     length = torch.tensor([float(len(path)) for path in paths])
-    # A gate costs one comparison and a product for each weight but 0 and 1, so a CART's gate costs its comparison
-    # alone; a leaf costs one look-up.
+    # A gate costs one comparison and a product for each weight but 0 and 1; a leaf costs one look-up.
     gate_work = ((tree.weights != 0) & (tree.weights != 1)).sum(1) + 1
     work = torch.tensor([1.0 + sum(int(gate_work[gate]) for gate, _ in path) for path in paths])
     share = torch.bincount(reached, minlength=len(paths)).sort(descending=True).values / len(images)
@@ -213,42 +196,47 @@ def hardening_fidelity(tree: SoftDecisionTree, hard: HardTree, images: Tensor) -
     }
 
 
+def surrogate_fidelity(features: Tensor, answers: Tensor, held_out: tuple[Tensor, Tensor],
+                       depths) -> dict[int, float]:
+    """Agreement in [0, 1] of a CART on these features with a model's predictions, by depth (lesson 09).
+
+    The depth that a high agreement takes is a scale of simplicity for any model. features: N×F; answers: the model's
+    classes, LongTensor N; held_out: the same two for other images, on which the agreement is measured.
+    """
+    found = {}
+    for depth in depths:
+        tree = DecisionTreeClassifier(max_depth=depth, random_state=0).fit(features.numpy(), answers.numpy())
+        predicted = torch.from_numpy(tree.predict(held_out[0].numpy()))
+        found[depth] = float((predicted == held_out[1]).float().mean())
+    return found
+
+
 # Reading
 
 
-def rules(tree: HardTree, classes, *, shape: tuple[int, int] | None = None) -> str:
+def rules(tree: HardTree, classes, *, shape: tuple[int, int]) -> str:
     """The tree as text, one line for each gate and leaf, indented by level (lesson 09).
 
     classes: their names; shape: H×W, to name a pixel by row and column (from 0). A gate that tests one pixel is
-    written out; one that weighs several is named by its number, and has to be drawn. Raises ValueError for too few
-    names.
+    written out; one that weighs several is named by its number, and has to be drawn.
     """
-    if len(classes) < tree.leaves.shape[1]:
-        raise ValueError(f"classes must name the {tree.leaves.shape[1]} classes of the tree, got {len(classes)}")
-    lines = []
+    def question(gate: int) -> str:
+        pixels = tree.weights[gate].nonzero()[:, 0].tolist()
+        if len(pixels) != 1:
+            return f"gate {int(tree.nodes[gate])} > 0 ({len(pixels)} pixels)"
+        row, column = divmod(pixels[0], shape[1])
+        weight = float(tree.weights[gate, pixels[0]])
+        return f"row {row}, column {column} {'>' if weight > 0 else '<'} {-float(tree.biases[gate]) / weight:.3f}"
 
-    def write(node: int, indent: str) -> None:
+    def write(node: int, indent: str) -> list[str]:
         if node < 0:
             probability = tree.leaves[-1 - node].softmax(0)
             best = int(probability.argmax())
-            lines.append(f"{indent}predict {classes[best]} ({probability[best]:.2f})")
-            return
-        for side, line in ((1, f"if {question(tree, node, shape)}:"), (0, "else:")):
-            lines.append(indent + line)
-            write(int(tree.child_nodes[node, side]), indent + "    ")
+            return [f"{indent}predict {classes[best]} ({probability[best]:.2f})"]
+        no, yes = (write(child, indent + "    ") for child in tree.child_nodes[node].tolist())
+        return [f"{indent}if {question(node)}:", *yes, f"{indent}else:", *no]
 
-    write(0 if len(tree.weights) else -1, "")
-    return "\n".join(lines)
-
-
-def question(tree: HardTree, gate: int, shape: tuple[int, int] | None = None) -> str:
-    """The test of one gate as text, such as "row 2, column 3 > 0.500"; shape as in rules."""
-    pixels = tree.weights[gate].nonzero()[:, 0].tolist()
-    if len(pixels) != 1:
-        return f"gate {int(tree.nodes[gate])} > 0 ({len(pixels)} pixels)"
-    pixel, weight = pixels[0], float(tree.weights[gate, pixels[0]])
-    place = f"pixel {pixel}" if shape is None else f"row {pixel // shape[1]}, column {pixel % shape[1]}"
-    return f"{place} {'>' if weight > 0 else '<'} {-float(tree.biases[gate]) / weight:.3f}"
+    return "\n".join(write(tree.root, ""))
 
 
 class Step(NamedTuple):
@@ -262,13 +250,12 @@ class Step(NamedTuple):
 class Decision(NamedTuple):
     """How a tree came to its prediction for one image.
 
-    steps: the gates on the path; leaf, answer: the leaf at its end and the predicted class; nearest: the smallest
-    change of the image, channels×H×W, that changes the prediction, and other: the class predicted for image +
-    nearest. Both are None where every leaf predicts the same class.
+    steps: the gates on the path; answer: the predicted class; nearest: the smallest change of the image,
+    channels×H×W, that changes the prediction, and other: the class predicted for image + nearest. Both are None where
+    every leaf predicts the same class.
     """
 
     steps: list[Step]
-    leaf: int
     answer: int
     nearest: Tensor | None
     other: int | None
@@ -278,7 +265,7 @@ def explain(tree: HardTree, image: Tensor) -> Decision:
     """The path of one image, channels×H×W, and the nearest change that flips the prediction (lesson 09).
 
     Every leaf is a polyhedron, so the change is the shortest of all in Euclidean length. It may leave the range
-    [0, 1] of grey levels. The tree is run on the changed image to confirm that the prediction flips.
+    [0, 1] of grey levels.
     """
     leaf, paths, answers = int(tree.leaf(image[None])), tree.paths(), tree.leaves.argmax(1).tolist()
     steps = [Step(gate, float(tree.scores(image[None], gate)), bool(side)) for gate, side in paths[leaf]]
@@ -289,9 +276,9 @@ def explain(tree: HardTree, image: Tensor) -> Decision:
         change = _projection(tree, image, path)
         if change is None or (nearest is not None and change.norm() >= nearest.norm()):
             continue
-        if int(tree.leaf((image + change)[None])) == end:
+        if int(tree.leaf((image + change)[None])) == end:  # rounding did not undo it
             nearest, other = change, answers[end]
-    return Decision(steps, leaf, answers[leaf], nearest, other)
+    return Decision(steps, answers[leaf], nearest, other)
 
 
 def _projection(tree: HardTree, image: Tensor, path: list[tuple[int, int]], *, margin: float = 1e-3) -> Tensor | None:
@@ -313,18 +300,3 @@ def _projection(tree: HardTree, image: Tensor, path: list[tuple[int, int]], *, m
     if float(residual.norm()) < 1e-9:
         return None
     return (-residual[:-1] / residual[-1]).float().view_as(image)
-
-
-def surrogate_fidelity(features: Tensor, answers: Tensor, held_out: tuple[Tensor, Tensor],
-                       depths) -> dict[int, float]:
-    """Agreement in [0, 1] of a CART on these features with a model's predictions, by depth (lesson 09).
-
-    The depth that a high agreement takes is a scale of simplicity for any model. features: N×F; answers: the model's
-    classes, LongTensor N; held_out: the same two for other images, on which the agreement is measured.
-    """
-    def agreement(depth: int) -> float:
-        tree = DecisionTreeClassifier(max_depth=depth, random_state=0).fit(features.numpy(), answers.numpy())
-        predicted = torch.from_numpy(tree.predict(held_out[0].numpy()))
-        return float((predicted == held_out[1]).float().mean())
-
-    return {depth: agreement(depth) for depth in depths}

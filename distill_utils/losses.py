@@ -2,11 +2,7 @@
 
 Logits are N×C, labels are a LongTensor N. Soft targets are the teacher's probabilities at temperature T,
 softmax(z / T). KL is always KL(teacher ‖ student), a loss is a batch mean, and no gradient reaches the teacher.
-Papers disagree about which term alpha weights; here it always weights the soft targets.
-
-A loss checks shapes, temperature and labels, but not every logit, which would cost a quarter of its own time: NaN or
-inf give NaN, which training.fit reports with the step. Logits in float16 or bfloat16 are converted to float32 first:
-near the teacher a loss is a small difference of large numbers.
+Half precision is converted to float32: near the teacher a loss is a small difference of large numbers.
 """
 
 import math
@@ -35,10 +31,9 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
     """Hinton's soft-target loss, T²·KL(teacher ‖ student) at temperature T, batch mean, at least 0 (lesson 02).
 
     L = T²/N · Σₙ Σᵢ pᵢ (log pᵢ - log qᵢ) with p = softmax(z_t / T), q = softmax(z_s / T); Hinton, Vinyals and Dean
-    (2015). It is 0 exactly when the distributions agree, does not change when a constant is added to a row of either
-    logits, and its gradient is T (q - p) / N. T² keeps the size of that gradient as T grows: for T → ∞ the loss tends
-    to ‖centred z_s - centred z_t‖² / 2C. Raises ValueError for a temperature outside [0.001, 1e6] or logits of
-    different shapes.
+    (2015). It is 0 exactly when the distributions agree, and its gradient is T (q - p) / N. T² keeps the size of that
+    gradient as T grows: for T → ∞ the loss tends to ‖centred z_s - centred z_t‖² / 2C. Raises ValueError for a
+    temperature outside [0.001, 1e6] or logits of different shapes.
     """
     log_q, log_p = _softened(student_logits, teacher_logits, temperature)
     # The default reduction of kl_div, "mean", would also divide by the number of classes.
@@ -50,7 +45,8 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Te
                       alpha: float) -> Tensor:
     """(1 - alpha) · hard_label_loss + alpha · soft_target_loss, with alpha in [0, 1] (lesson 02).
 
-    alpha = 1 uses no labels, so they may be -1 (unlabelled). Raises ValueError for another alpha, or as its parts do.
+    Papers disagree about which term alpha weights. alpha = 1 uses no labels, so they may be -1 (unlabelled). Raises
+    ValueError for another alpha, or as its parts do.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha, the weight of the soft targets, must be in [0, 1], got {alpha}")
@@ -94,7 +90,7 @@ def dkd_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, tem
     """Decoupled knowledge distillation (Zhao et al. 2022; lesson 07): group_kd_loss with {label}, {other classes}.
 
     alpha weights "the label or not?" (TCKD), beta "which of the others?" (NCKD); the second does not vanish where the
-    teacher is confident. The paper's cross-entropy and warm-up are left to the caller.
+    teacher is confident. Left out: the paper's cross-entropy and warm-up.
     """
     groups = target_groups(labels, student_logits.shape[1])
     return group_kd_loss(student_logits, teacher_logits, groups, temperature, alpha, beta, decoupled=True)
@@ -104,7 +100,6 @@ def logit_standardised_loss(student_logits: Tensor, teacher_logits: Tensor, temp
     """soft_target_loss of logits standardised per row (Sun et al. 2024; lesson 07): (z - mean z) / sd z.
 
     The student need not match the scale of the teacher's logits: the loss is the same for z and a·z + b with a > 0.
-    The paper uses T = 2 and the weights 9 and 0.1 for it and for cross-entropy.
     """
     def standardised(z):
         z = as_float32(z)
@@ -119,8 +114,7 @@ def dist_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     """DIST (Huang et al. 2022; lesson 07): T² · [inter · (1 - mean of row correlations) + intra · (… of columns)].
 
     Pearson correlations of the softened probabilities, over the classes of an image (inter) and over the images of a
-    class (intra), so it depends on which images share a batch. A constant row or column, such as every column of a
-    single image, has correlation 0, even with itself.
+    class (intra), so it depends on which images share a batch. A constant row or column has correlation 0.
     """
     def uncorrelated(a, b):
         a, b = (z - z.mean(1, keepdim=True) for z in (a, b))
@@ -157,8 +151,6 @@ def target_groups(labels: Tensor, num_classes: int) -> Tensor:
 def primary_groups(teacher_logits: Tensor, temperature: float, mass: float) -> Tensor:
     """The groups of Grouped KD (Zhao et al. 2023; lesson 07) for each image, LongTensor N×C: 0 for the smallest set
     of classes to which the teacher gives at least `mass` of its softened probability, 1 for the others."""
-    _validate.temperature(temperature)
-    _validate.number("mass", mass, 0, 1, inside=True)
     p = (as_float32(teacher_logits).detach() / temperature).softmax(1)
     p, order = p.sort(dim=1, descending=True, stable=True)
     before = p.cumsum(1) - p  # the probability of all classes that come earlier in the order
@@ -201,7 +193,7 @@ def _check_groups(groups: Tensor, log_p: Tensor) -> tuple[Tensor, int]:
         raise ValueError(f"groups must be of shape ({c},) or ({n}, {c}), got {tuple(groups.shape)}")
     low, high = torch.stack(groups.aminmax()).tolist()
     if low < 0 or high >= c:
-        raise ValueError(f"groups of {c} classes must be in [0, {c - 1}], got {low if low < 0 else high}")
+        raise ValueError(f"groups of {c} classes must be in [0, {c - 1}], got {low} to {high}")
     return groups.expand(n, c), high + 1
 
 

@@ -1,6 +1,6 @@
 """Networks: a plain convolutional classifier of any width and a CIFAR residual network.
 
-All are safe for DeepLIFT as captum computes it: average pooling or stride, one nn.ReLU module per use, no functional
+Both are safe for DeepLIFT as captum computes it: one nn.ReLU module per use, no max pooling, no functional
 activation, no product of activations, and logits as outputs. Images are float32 in [0, 1] and need no normalisation,
 because BatchNorm follows the first layer.
 """
@@ -14,13 +14,10 @@ from torch import Tensor, nn
 from distill_utils import _validate
 
 
-def _check_images(images: Tensor, first: nn.Conv2d, min_size: int = 1) -> None:
+def _check_images(images: Tensor, first: nn.Conv2d) -> None:
     """Raise ValueError for images of the wrong shape for the network's first convolution."""
-    if torch.compiler.is_compiling() or isinstance(images, torch.fx.Proxy):  # traced: there are no shapes to check
-        return
-    _validate.tensors(images=(images, f"float N×{first.in_channels}×H×W"))
-    if min(images.shape[2:]) < min_size:
-        raise ValueError(f"images must have at least {min_size}×{min_size} pixels, got {tuple(images.shape[2:])}")
+    if not torch.compiler.is_compiling() and not isinstance(images, torch.fx.Proxy):  # traced images have no shape
+        _validate.tensors(images=(images, f"float N×{first.in_channels}×H×W"))
 
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.Module]:
@@ -52,16 +49,14 @@ class PlainCNN(nn.Module):
         self.head = nn.Linear(4 * w, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        _check_images(images, self.features[0], 8)
+        _check_images(images, self.features[0])
         return self.head(self.dropout(self.pool(self.features(images)).flatten(1)))
 
 
 class _Residual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        first = _block(in_channels, out_channels, stride)
-        second = _block(out_channels, out_channels)[:2]
-        self.body = nn.Sequential(*first, *second)
+        self.body = nn.Sequential(*_block(in_channels, out_channels, stride), *_block(out_channels, out_channels)[:2])
         self.shortcut = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
@@ -77,12 +72,15 @@ class _Residual(nn.Module):
 class ResNet(nn.Module):
     """The CIFAR residual network of He et al. (2016): 6·blocks + 2 layers, widths w, 2w, 4w.
 
-    Takes N×channels×H×W, returns logits N×C; depth 20 is blocks=3 with width=16.
+    Takes N×channels×H×W, returns logits N×C; depth 20 is blocks=3 with width=16. Raises ValueError for a width below
+    8, for which torch 2.15 corrupts memory in the backward pass (channels_last, processors with AVX2 only).
     """
 
     def __init__(self, num_classes: int, in_channels: int = 3, *, width: int = 16, blocks: int = 3,
                  dropout: float = 0.0):
         super().__init__()
+        if width < 8:
+            raise ValueError(f"a ResNet must have a width of at least 8, got {width}: narrower ones crash torch 2.15")
         layers, channels = _block(in_channels, width), width
         for stage, factor in enumerate((1, 2, 4)):
             for block in range(blocks):
@@ -111,10 +109,9 @@ def build(name: str, num_classes: int, in_channels: int = 1, **options) -> nn.Mo
 
     name: a key of MODELS ("teacher" is the plain CNN of width 24 with dropout 0.1, "student" that of width 8);
     options: keyword arguments of its class, such as width and dropout. The weights come from torch's global
-    generator. Raises ValueError for an unknown name or fewer than two classes.
+    generator. Raises ValueError for an unknown name.
     """
     check_name(name)
-    _validate.number("num_classes", num_classes, 2, whole=True)
     return MODELS[name](num_classes, in_channels, **options).to(memory_format=torch.channels_last)
 
 

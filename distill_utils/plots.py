@@ -1,6 +1,7 @@
-"""Figures and tables for notebooks and projectors: large type, colours for colour-blind readers, alternative text."""
+"""Figures and tables for notebooks: large type, colours for colour-blind readers, alternative text."""
 
 import io
+import math
 import re
 
 import matplotlib.pyplot as plt
@@ -26,8 +27,7 @@ STYLE = {
 def figure(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 4.5, **options):
     """A new figure and its axes in the series' style; sizes in inches (lesson 00).
 
-    It sets matplotlib's style for the whole notebook, and with it undoes a reader's matplotlibrc: legends and texts
-    that a cell adds later read these settings too.
+    It sets matplotlib's style for the whole notebook, in place of a reader's matplotlibrc.
     """
     plt.style.use(["default", STYLE])
     return plt.subplots(rows, columns, figsize=(width, height), **options)
@@ -40,27 +40,22 @@ def show(fig: Figure, alt: str, table: list[dict] | None = None) -> None:
     """
     from IPython.display import display
 
-    buffer = io.BytesIO()
+    drawn, packed = io.BytesIO(), io.BytesIO()
     with plt.style.context(["default", STYLE]):
-        fig.savefig(buffer, format="png", metadata={"Software": None})
+        fig.savefig(drawn, format="png", metadata={"Software": None})
     plt.close(fig)
-    display({"image/png": _smaller(buffer), "text/plain": f"Figure: {alt}"}, raw=True,
+    # A palette of 128 colours takes a third of the bytes without a visible difference.
+    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
+    display({"image/png": packed.getvalue(), "text/plain": f"Figure: {alt}"}, raw=True,
             metadata={"image/png": {"alt": alt}})
     if table:
         show_table(table)
 
 
-def _smaller(png: io.BytesIO) -> bytes:
-    """The picture with a palette of 128 colours: a third of the bytes without a visible difference."""
-    packed = io.BytesIO()
-    Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
-    return packed.getvalue()
-
-
 def show_table(rows: list[dict]) -> None:
     """Display rows, dicts with the same keys, as a table; numbers are right-aligned, with up to four digits.
 
-    Cells are shown as they are: the name of a class or a file never becomes markup, a formula, a link or a picture.
+    Cells are shown as they are: no name of a class or a file becomes markup or a formula.
     """
     from IPython.display import display
 
@@ -69,11 +64,10 @@ def show_table(rows: list[dict]) -> None:
     rule = ["---:" if right else ":---" for right in numeric]
     escaped = [[_escape(cell) for cell in line] for line in lines]
     markdown = "\n".join(f"| {' | '.join(line)} |" for line in [escaped[0], rule, *escaped[1:]])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(numeric))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     plain = "\n".join(
-        "  ".join(cell.rjust(w) if right else cell.ljust(w)
-                  for cell, w, right in zip(line, widths, numeric, strict=True)) for line in lines
-    )
+        "  ".join(cell.rjust(width) if right else cell.ljust(width)
+                  for cell, width, right in zip(line, widths, numeric, strict=True)) for line in lines)
     display({"text/markdown": markdown, "text/plain": plain}, raw=True)
 
 
@@ -87,8 +81,8 @@ def _text(value) -> str:
 
 
 def _escape(text: str) -> str:
-    """Markdown that shows a text as it is. A dollar becomes code: in JupyterLab, a backslash does not keep two of
-    them from being read as a formula. An underscore between letters needs no escape."""
+    """Markdown that shows a text as it is. A dollar becomes code, because JupyterLab reads even \\$ … \\$ as a
+    formula; an underscore between letters needs no escape."""
     text = re.sub(r"[\\`*~|]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
     return without_markup(text).replace("$", "`$`")
 
@@ -104,9 +98,9 @@ def image_grid(images, titles=None, *, columns: int = 8, size: float = 1.35, mas
     titles: one text per image, shown as it is; masks: bool N×H×W, outlined in red.
     """
     columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    fig, axes = figure(rows, columns, width=size * columns, height=(size + (0.3 if titles else 0)) * rows,
-                       squeeze=False)
+    rows = math.ceil(len(images) / columns)
+    height = size + (0.3 if titles else 0)
+    fig, axes = figure(rows, columns, width=size * columns, height=height * rows, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for i, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):

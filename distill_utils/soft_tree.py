@@ -6,9 +6,7 @@ p = σ(β (w·x + b)). Every leaf holds one distribution over classes, the same 
 temperature for all gates: as it grows, a gate turns from a mixture of both sides into a yes-or-no decision, which
 hard_tree.harden exports.
 
-The loss printed in the paper takes the logarithm of a negative number; expected_leaf_cross_entropy is its accepted
-reading. Left out: one β per node (some versions of the paper draw it with random sign) and leaves that depend on the
-image.
+Left out: one β per node (some versions of the paper draw it with random sign) and leaves that depend on the image.
 """
 
 import warnings
@@ -25,26 +23,21 @@ class SoftDecisionTree(nn.Module):
 
     Takes images N×channels×H×W or N×in_features and returns logits N×C: the logarithms of the mixture Σ_l P_l(x) Q_l
     of all leaves, so it can be trained and measured like any classifier. path_logits returns those of the most likely
-    leaf alone, the prediction that can be read. Raises ValueError for a depth outside [1, 16] or images of another
-    size; warns where there are fewer leaves than classes.
+    leaf alone, the prediction that can be read. Warns where there are fewer leaves than classes. Raises ValueError
+    for a depth outside [1, 16] or images of another size.
     """
 
     def __init__(self, in_features: int, num_classes: int, depth: int):
         super().__init__()
-        _validate.number("in_features", in_features, 1, whole=True)
-        _validate.number("num_classes", num_classes, 1, whole=True)
         _validate.number("depth", depth, 1, 16, whole=True)
         if 2**depth < num_classes:
-            warnings.warn(
-                f"a tree of depth {depth} has only {2**depth} leaves for {num_classes} classes, so its most likely "
-                f"path never predicts some of them: use depth {(num_classes - 1).bit_length()} or more", stacklevel=2,
-            )
+            warnings.warn(f"a tree of depth {depth} has only {2**depth} leaves for {num_classes} classes: use depth "
+                          f"{(num_classes - 1).bit_length()} or more to predict all of them", stacklevel=2)
         self.depth, self.in_features, self.num_classes = depth, in_features, num_classes
         self.gates = nn.Linear(in_features, 2**depth - 1)
         self.leaves = nn.Parameter(0.1 * torch.randn(2**depth, num_classes))
         self.register_buffer("inverse_temperature", torch.tensor(1.0))
-        # Running sums over batches, of the probability of reaching each gate and of going right there, for the
-        # averages of update_routing_average.
+        # Running sums over batches of the probability of reaching each gate, and of going right there.
         self.register_buffer("reached", torch.zeros(2**depth - 1))
         self.register_buffer("went_right", torch.zeros(2**depth - 1))
 
@@ -63,10 +56,8 @@ class SoftDecisionTree(nn.Module):
         """β (w·x + b) of every gate, N×(2^depth − 1): the logit of going right."""
         x = images.flatten(1)
         if x.shape[1] != self.in_features:
-            raise ValueError(
-                f"images must have {self.in_features} values each, got {x.shape[1]} (shape {tuple(images.shape)}): "
-                f"build the tree with in_features={x.shape[1]}"
-            )
+            raise ValueError(f"images must have {self.in_features} values each, got {x.shape[1]}: build the tree "
+                             f"with in_features={x.shape[1]}")
         return self.inverse_temperature * self.gates(x)
 
     def log_paths(self, images: Tensor) -> Tensor:
@@ -79,11 +70,6 @@ class SoftDecisionTree(nn.Module):
             both = torch.stack([levels[-1] + left[:, here], levels[-1] + right[:, here]], 2)
             levels.append(both.flatten(1))  # N×2^(level + 1)
         return torch.cat(levels, 1)
-
-    @property
-    def trained(self) -> bool:
-        """Whether the tree has seen a training step; before that its gates are random."""
-        return bool(self.reached[0] > 0)
 
 
 def mixture(leaf_log_probabilities: Tensor, leaves: Tensor) -> Tensor:
@@ -98,9 +84,9 @@ def expected_leaf_cross_entropy(leaf_log_probabilities: Tensor, leaves: Tensor, 
     """Σ_l P_l · cross-entropy(targets, Q_l), batch mean, at least the entropy of the targets (lesson 09).
 
     leaf_log_probabilities: log P, N×L; leaves: logits L×C; targets: probabilities N×C. Every leaf must be right on
-    its own (a "bigot", in Frosst and Hinton's words), so a single path can be read. The loss is never below
-    mixture_loss and equals it where one leaf has all the probability. The paper prints −log Σ_l P_l Σ_k T_k log Q_lk,
-    whose argument is negative; implementations agree on this reading.
+    its own, so a single path can be read. The loss is never below mixture_loss and equals it where one leaf has all
+    the probability. Frosst and Hinton print −log Σ_l P_l Σ_k T_k log Q_lk, whose argument is negative;
+    implementations agree on this reading.
     """
     per_leaf = -targets.to(leaves.dtype) @ leaves.log_softmax(1).T  # N×L
     return (leaf_log_probabilities.exp() * per_leaf).sum(1).mean()
@@ -123,8 +109,8 @@ def balance_penalty(right: Tensor) -> Tensor:
 def update_routing_average(tree: SoftDecisionTree, log_paths: Tensor) -> Tensor:
     """Update and return α_i = Σ_x P_i(x) p_i(x) / Σ_x P_i(x) of every gate, a running average over batches.
 
-    A deep gate sees few images of a batch, so its average covers more batches: past batches lose half of their weight
-    in 3 · 2^level steps. The gradient is that of this batch alone.
+    Past batches lose half of their weight in 3 · 2^level steps, because a deep gate receives few images of a batch.
+    The gradient is that of this batch alone.
     """
     count = len(tree.reached)
     reach = log_paths.exp().sum(0)
@@ -142,20 +128,11 @@ def _level(count: int) -> Tensor:
     return torch.arange(1, count + 1).log2().floor()
 
 
-def _total_variation(filters: Tensor, shape) -> Tensor:
-    """Sum of the absolute differences between neighbouring weights of each filter, G; shape: channels×H×W."""
-    w = filters.reshape(-1, *shape)
-    return w.diff(dim=2).abs().sum((1, 2, 3)) + w.diff(dim=3).abs().sum((1, 2, 3))
-
-
-def _build(num_classes: int, in_channels: int, *, in_features: int, depth: int) -> SoftDecisionTree:
-    return SoftDecisionTree(in_features, num_classes, depth)
-
-
-models.MODELS["soft_tree"] = _build  # for recipes; in_features: channels·H·W
-
-
 # Losses for training.fit, and methods of recipes
+
+
+models.MODELS["soft_tree"] = lambda num_classes, in_channels, **options: SoftDecisionTree(
+    num_classes=num_classes, **options)
 
 
 @recipes.method("tree_on_labels")
@@ -179,18 +156,18 @@ def tree_loss(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=expected_l
 
     loss: expected_leaf_cross_entropy or mixture_loss; balance: weight of balance_penalty (Frosst and Hinton use 0.1;
     it is smaller here because few sets of classes are exactly half of the images); final_inverse_temperature: the
-    value to which β rises linearly from 1 in the second half of training; above 1 it makes gates more decided, at a
-    cost in accuracy; sparsity, smoothness: weights of Σ|w| and of the total variation of the filters, both divided by
-    2^level of the gate, because a deeper gate receives fewer images.
+    value to which β rises linearly from 1 in the second half of training; sparsity, smoothness: weights of Σ|w| and
+    of the total variation of the filters, both divided by 2^level of the gate.
     """
     tree.inverse_temperature.fill_(1 + (final_inverse_temperature - 1) * max(0.0, 2 * batch.progress - 1))
     log_paths = tree.log_paths(batch.images)
-    filters = tree.gates.weight
+    filters = tree.gates.weight.view(-1, *batch.images.shape[1:])  # G×channels×H×W
+    variation = filters.diff(dim=2).abs().sum((1, 2, 3)) + filters.diff(dim=3).abs().sum((1, 2, 3))
     weight = 0.5 ** _level(len(filters))
     parts = {
         "fit": loss(log_paths[:, -len(tree.leaves) :], tree.leaves, targets),
         "balance": balance * balance_penalty(update_routing_average(tree, log_paths)),
-        "sparsity": sparsity * (filters.abs().sum(1) * weight).sum(),
-        "smoothness": smoothness * (_total_variation(filters, batch.images.shape[1:]) * weight).sum(),
+        "sparsity": sparsity * (tree.gates.weight.abs().sum(1) * weight).sum(),
+        "smoothness": smoothness * (variation * weight).sum(),
     }
     return sum(parts.values()), parts

@@ -1,8 +1,8 @@
 """Random numbers without state: every number is a pure function of (seed, stream, index, position) (lesson 01).
 
-They are used where two calls must agree without sharing a generator: glyphs and their counterfactuals, augmented
-views for a teacher and later for a student, the order of a training epoch. The hash is the finaliser of splitmix64
-(Steele, Lea and Flood 2014) in wrapping int64 arithmetic, so every device gives the same bits.
+They are used where two calls must agree without sharing a generator, such as views for a teacher and later for a
+student. The hash is the finaliser of splitmix64 (Steele, Lea and Flood 2014) in wrapping int64 arithmetic, so every
+device gives the same bits.
 """
 
 import math

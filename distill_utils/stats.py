@@ -1,8 +1,7 @@
 """Statistics over seeds (lesson 03). The unit is the seed: the images of one seed are not independent evidence.
 
-Arms are paired by seed, intervals are Student's, and several claims are corrected by Holm's method. The verdict on a
-difference is computed from a smallest effect of interest that is declared before anything is run. All functions raise
-ValueError for values that are not one finite number per seed.
+The verdict on a difference is computed from a smallest effect of interest that is declared before anything is run.
+All functions raise ValueError for values that are not one finite number per seed.
 """
 
 import math
@@ -59,10 +58,10 @@ def holm(p_values) -> list[float]:
     return adjusted.tolist()
 
 
-def equivalent(treated, control, smallest: float, *, alpha: float = 0.05) -> bool:
-    """Whether two one-sided tests (Schuirmann 1987) show that the difference lies in (−smallest, smallest)."""
+def equivalent(treated, control, smallest: float) -> bool:
+    """Whether two one-sided tests at 5 % (Schuirmann 1987) show that the difference lies in (−smallest, smallest)."""
     _validate.number("smallest", smallest, 0, inside=True)
-    _, low, high, _ = paired_interval(treated, control, level=1 - 2 * alpha)
+    _, low, high, _ = paired_interval(treated, control, level=0.9)
     return -smallest < low and high < smallest
 
 
@@ -82,11 +81,11 @@ def verdict(treated, control, smallest: float, *, p: float | None = None, higher
     return "no meaningful difference" if equivalent(treated, control, smallest) else "inconclusive"
 
 
-def proportion_interval(share: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a share of `count` images, such as an accuracy: the uncertainty of a finite test set."""
+def proportion_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval for a share of `count` images, such as an accuracy: the uncertainty of a test set."""
     _validate.number("share", share, 0, 1)
     _validate.number("count", count, 1, whole=True)
-    result = stats.binomtest(round(share * count), count).proportion_ci(level, method="wilson")
+    result = stats.binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
     return float(result.low), float(result.high)
 
 

@@ -9,9 +9,8 @@ from distill_utils.plots import BLUE, ORANGE, figure
 def draw_tree(tree, classes, shape: tuple[int, int], *, images=None, image=None) -> Figure:
     """A hard_tree.HardTree from its root down: the filter of each gate and the prediction of each leaf.
 
-    shape: H×W of an image with one channel. Blue weights vote for yes (right), red ones for no (left), on a scale of
-    the gate's own. Below a leaf are its distribution over classes and, with images N×1×H×W, the share of them that
-    ends there, which is also the width of the lines. image: one of 1×H×W whose path is marked.
+    shape: H×W of an image with one channel. Below a leaf are its distribution over classes and, with images N×1×H×W,
+    the share of them that ends there, which is also the width of the lines. image: one of 1×H×W whose path is marked.
     """
     paths = tree.paths()
     share = np.ones(len(paths)) / len(paths)
@@ -34,9 +33,10 @@ def draw_tree(tree, classes, shape: tuple[int, int], *, images=None, image=None)
         for step, start, end in zip(path, ends, ends[1:], strict=False):
             color, width = (ORANGE, 6) if step in marked else ("#BBBBBB", 1 + 10 * line_share[step])
             axis.plot(*zip(start, end, strict=True), color=color, linewidth=width, zorder=1 + (step in marked))
-    for side, word in ((0, "no"), (1, "yes")) if place else ():
+    if place:
         x, y = place[0]
-        axis.text(x + (2 * side - 1) * 0.6, y + 0.08, word, ha="left" if side else "right", va="bottom")
+        axis.text(x - 0.6, y + 0.08, "no", ha="right", va="bottom")
+        axis.text(x + 0.6, y + 0.08, "yes", ha="left", va="bottom")
     for gate, (x, y) in place.items():
         inset = axis.inset_axes([x - 0.42, y - 0.36, 0.84, 0.72], transform=axis.transData, zorder=5)
         draw_filter(inset, tree.weights[gate], shape)
@@ -44,7 +44,7 @@ def draw_tree(tree, classes, shape: tuple[int, int], *, images=None, image=None)
 
 
 def draw_filter(axis, weights, shape: tuple[int, int]) -> None:
-    """One filter of H·W weights, blue above 0 and red below, on a symmetric scale of its own."""
+    """One filter of H·W weights, blue above 0 (for yes) and red below (for no), on a symmetric scale of its own."""
     weights = np.asarray(weights).reshape(shape)
     largest = np.abs(weights).max() or 1.0
     axis.imshow(weights, cmap="RdBu", vmin=-largest, vmax=largest)

@@ -1,16 +1,15 @@
 """Study "readable_student": what a tree that can be read costs in accuracy, and what a teacher gives back.
 
-Soft decision trees and CARTs of several depths, each grown on labels and distilled from a convolutional teacher of
-the same seed: on digits (scikit-learn's 8×8 images), on MNIST with the series' 3,000 labels and the other images
-unlabelled, and, at depth 8, on MNIST with every label as Frosst and Hinton (2017) had it. There they report 94.45 %
-on labels (as a reader rebuilt it) and 96.76 % distilled, single runs. On one depth the distilled soft tree is taken
-apart: a teacher brings softer targets, answers on images without a label, and answers on images changed a little.
+Soft decision trees and CARTs of several depths, trained on labels or distilled from a convolutional teacher of the
+same seed: on digits, on MNIST with the series' 3,000 labels and the other images unlabelled, and, at depth 8, on
+MNIST with every label, as in Frosst and Hinton (2017). At one depth, ablations show what a teacher adds: softer
+targets, targets for unlabelled images, and targets for slightly changed images.
 
-On glyphs no tree reads the pixels (random polarity and place leave a linear gate nothing to add up), so there a CART
-on the generator's own factors is fitted to what the series' networks say: how deep must it be to follow them?
+On glyphs a linear gate cannot use the pixels (polarity and place are random). There a CART on the generator's factors
+is fitted to the predictions of the series' networks: how deep must it be to follow them?
 
 Steps, learning rates, temperatures and the size of small changes were chosen on validation images of seeds 0 and 1,
-for trees on labels and for distilled trees each by itself.
+for trees on labels and for distilled trees separately.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +27,7 @@ from distill_utils.recipes import Recipe, load_or_train
 from distill_utils.training import Schedule, logits
 
 DEPTHS = (3, 4, 5, 6, 8)
-PUBLISHED = {"labels": 0.9445, "distilled": 0.9676}  # path accuracy at depth 8 on MNIST
+PUBLISHED = {"labels": 0.9445, "distilled": 0.9676}  # Frosst and Hinton: path accuracy at depth 8 on MNIST, one run
 SMALLEST = 0.005  # of accuracy or agreement: half a point would matter
 
 
@@ -42,17 +41,17 @@ class _Setting:
     labels: Schedule  # of a tree on labels
     distilled: Schedule  # of a distilled tree
     temperature: float
-    nearby: Augmentation = NONE  # small changes of the images that a distilled tree is asked about
+    nearby: Augmentation = NONE  # small changes of the images on which a distilled tree is trained
     views: int = 0  # how many changed copies of every image
     depths: tuple = DEPTHS
     trees: tuple = ("soft", "cart")
-    ablation_depth: int = 8  # the depth at which the distilled tree is taken apart …
-    ablations: dict = field(default_factory=dict)  # … into arms between labels alone and all of it
+    ablation_depth: int = 8
+    ablations: dict = field(default_factory=dict)  # name of a claim → arm at ablation_depth
 
 
 _ENDLESS = 1_000_000  # views: every epoch sees new ones
 _LABELLED = {"target": "distilled", "images": "labelled"}
-_HARD_LABELS_ONLY = {"target": "distilled", "temperature": 0.01}  # so cold that only the preferred class is left
+_HARD_LABELS_ONLY = {"target": "distilled", "temperature": 0.01}  # so low that only the teacher's class is left
 _SPARSE = {"target": "distilled", "filters": "sparse"}
 _ANNEALED = {"target": "distilled", "final_inverse_temperature": 3.0}
 _SETTINGS = {
@@ -86,8 +85,8 @@ _SETTINGS = {
 }
 TARGETS = ("labels", "distilled")
 MODELS = ("untrained", "teacher", "alone", "distilled")  # of the series, on glyphs
-# What the arms of the grid leave out. images: "labelled", "unlabelled" (those as well) or "nearby" (and all of them
-# changed a little); filters: "sparse".
+# What the arms of the grid leave out. images: "labelled", "unlabelled" (those as well) or "nearby" (all of them, and
+# changed copies); filters: "sparse".
 WHOLE = dict.fromkeys(("images", "temperature", "final_inverse_temperature", "filters"))
 SURROGATE_DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20)
 _FACTORS = (
@@ -97,24 +96,19 @@ _FACTORS = (
 
 
 def arms(dataset: str) -> list[dict]:
-    """The teacher; both kinds of tree on both kinds of target at every depth; the distilled soft tree taken apart."""
+    """The teacher; both kinds of tree on both kinds of target at every depth; the ablations."""
     if dataset == "glyphs":
         return [{"model": name} for name in MODELS]
     setting = _SETTINGS[dataset]
-    grid = [
-        {"tree": tree, "depth": depth, "target": target}
-        for tree in setting.trees for target in TARGETS for depth in setting.depths
-    ]
-    apart = [{"tree": "soft", "depth": setting.ablation_depth, **part} for part in setting.ablations.values()]
-    return [{"tree": "teacher"}, *grid, *apart]
-
-
-# What is trained
+    grid = [{"tree": tree, "depth": depth, "target": target}
+            for tree in setting.trees for target in TARGETS for depth in setting.depths]
+    ablations = [{"tree": "soft", "depth": setting.ablation_depth, **part} for part in setting.ablations.values()]
+    return [{"tree": "teacher"}, *grid, *ablations]
 
 
 def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
     """The recipe of the teacher or of a soft tree; data, teacher and tree share the seed. What an arm leaves out is
-    that of the grid: labels on the labelled images, soft targets on all images and on images nearby."""
+    that of the grid: labels on the labelled images, soft targets on all images and their changed copies."""
     setting = _SETTINGS[dataset]
     at = {"dataset": dataset, "seed": seed, "data_seed": seed}
     if arm["tree"] == "teacher":
@@ -124,8 +118,10 @@ def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
     images = arm.get("images", "labelled" if on_labels else "nearby")
     schedule = replace(setting.labels if on_labels else setting.distilled, views=setting.views * (images == "nearby"))
     options = {} if on_labels else {"temperature": arm.get("temperature", setting.temperature)}
-    options |= {"sparsity": 1e-4, "smoothness": 1e-4} if "filters" in arm else {}
-    options |= {name: arm[name] for name in ("final_inverse_temperature",) if name in arm}
+    if "filters" in arm:
+        options |= {"sparsity": 1e-4, "smoothness": 1e-4}
+    if "final_inverse_temperature" in arm:
+        options["final_inverse_temperature"] = arm["final_inverse_temperature"]
     side = recipes.dataset(dataset, seed).train.images.shape[-1]
     return Recipe(
         model="soft_tree", options={"in_features": side**2, "depth": arm["depth"]}, method_options=options,
@@ -141,18 +137,18 @@ def teacher(seed: int, dataset: str) -> nn.Module:
 
 
 def carts(target: str, seed: int, dataset: str) -> dict[int, HardTree]:
-    """CARTs of every depth: on labels, or on the teacher's centred logits on all images and on images nearby."""
+    """CARTs of every depth: on labels, or on the teacher's centred logits for all images and their changed copies."""
     setting, image_data = _SETTINGS[dataset], recipes.dataset(dataset, seed)
 
     def make(partial):
         images, targets = image_data.train.images, F.one_hot(image_data.train.labels, 10).float()
         if target == "distilled":
-            whole = torch.cat([images, image_data.transfer.images])
+            network, whole = teacher(seed, dataset), torch.cat([images, image_data.transfer.images])
             nearby = [augment(whole, torch.arange(len(whole)), v, setting.nearby) for v in range(setting.views)]
-            recorded = recipes.record(teacher(seed, dataset), whole, quiet=True)
+            recorded = recipes.record(network, whole, quiet=True)
             if setting.views:
-                recorded += recipes.record(teacher(seed, dataset), whole, views=setting.views,
-                                           augmentation=setting.nearby, quiet=True)
+                recorded += recipes.record(network, whole, views=setting.views, augmentation=setting.nearby,
+                                           quiet=True)
             images, targets = torch.cat([whole, *nearby]), torch.cat(recorded).float()
             targets = targets - targets.mean(1, keepdim=True)
         grown = hard_tree.cart(images, targets, max(DEPTHS), seed=seed)
@@ -166,19 +162,15 @@ def carts(target: str, seed: int, dataset: str) -> dict[int, HardTree]:
     return {depth: HardTree(*(kept[f"{depth}.{name}"] for name in names)) for depth in DEPTHS}
 
 
-# What is measured
-
-
 def run(arm: dict, seed: int, dataset: str) -> dict:
-    """Accuracies and agreements in [0, 1]; of a tree also what it takes to read it (hard_tree.complexity of the
-    hard export) and how near the soft tree is to that export (hard_tree.hardening_fidelity)."""
+    """Accuracies and agreements in [0, 1]; for a tree also the complexity and hardening_fidelity of its export."""
     if dataset == "glyphs":
         return _surrogate_fidelity_metrics(arm["model"], seed)
     image_data = recipes.dataset(dataset, seed)
     validation, test = image_data.validation, image_data.test
     if arm["tree"] == "teacher":
-        network = teacher(seed, dataset)
-        return {"validation_accuracy": _accuracy(network, validation), "test_accuracy": _accuracy(network, test)}
+        answer = teacher(seed, dataset)
+        return {"validation_accuracy": _accuracy(answer, validation), "test_accuracy": _accuracy(answer, test)}
     metrics = {}
     if arm["tree"] == "cart":
         answer = hard = carts(arm["target"], seed, dataset)[arm["depth"]]
@@ -202,27 +194,22 @@ def _accuracy(answer, image_set: ImageSet) -> float:
 
 
 def _surrogate_fidelity_metrics(name: str, seed: int) -> dict:
-    """How often a CART on the factors of glyphs says what a network of the series says, by depth."""
+    """How often a CART on the factors of glyphs predicts what a network of the series predicts, by depth."""
     image_data = recipes.dataset("glyphs", seed)
     at = {"dataset": "glyphs", "seed": seed, "data_seed": seed}
-    theirs = replace(recipes.TEACHER, **at)
-    alone = Recipe(**at)
-    chosen = {
-        "teacher": theirs, "alone": alone,
-        "distilled": replace(alone, method="distillation", method_options={"temperature": 8.0}, teacher=theirs),
-    }
+    theirs, alone = replace(recipes.TEACHER, **at), Recipe(**at)
+    distilled = replace(alone, method="distillation", method_options={"temperature": 8.0}, teacher=theirs)
+    chosen = {"teacher": theirs, "alone": alone, "distilled": distilled}
     network = recipes.untrained(alone) if name == "untrained" else load_or_train(chosen[name], quiet=True).model
-    seen, held_out = (_factors_and_answers(network, part) for part in (image_data.transfer, image_data.test))
-    fidelity = hard_tree.surrogate_fidelity(*seen, held_out, SURROGATE_DEPTHS)
+
+    def factors_and_answers(part: ImageSet) -> tuple[Tensor, Tensor]:
+        factors = torch.stack([part.factors[name].float() for name in _FACTORS], 1)
+        return factors, logits(network, part.images).argmax(1)
+
+    fidelity = hard_tree.surrogate_fidelity(
+        *factors_and_answers(image_data.transfer), factors_and_answers(image_data.test), SURROGATE_DEPTHS)
     return {"test_accuracy": _accuracy(lambda images: logits(network, images), image_data.test),
             **{f"fidelity_{depth}": value for depth, value in fidelity.items()}}
-
-
-def _factors_and_answers(network, part: ImageSet) -> tuple[Tensor, Tensor]:
-    return torch.stack([part.factors[name].float() for name in _FACTORS], 1), logits(network, part.images).argmax(1)
-
-
-# What is asked
 
 
 def claims(dataset: str) -> list[studies.Claim]:
@@ -231,30 +218,28 @@ def claims(dataset: str) -> list[studies.Claim]:
         name = "a CART of depth 8 on the factors follows the distilled student better than the student alone"
         distilled, alone = (_pick("fidelity_8", model=model) for model in ("distilled", "alone"))
         return [studies.Claim(name, "fidelity_8", distilled, alone, SMALLEST, label="agreement of the CART")]
-    rows = []
-    for tree in _SETTINGS[dataset].trees:
-        for depth in _SETTINGS[dataset].depths:
-            at = {"tree": tree, "depth": depth}
-            pair = (_pick("test_accuracy", **at, target=target) for target in ("distilled", "labels"))
-            rows.append(_claim(f"distilled against labels, {tree} tree, depth {depth}", *pair))
-    at = {"tree": "soft", "depth": _SETTINGS[dataset].ablation_depth}
-    labels, whole = (_pick("test_accuracy", **at, target=target) for target in TARGETS)
-    for name, part in _SETTINGS[dataset].ablations.items():
-        pick = _pick("test_accuracy", **at, **part)
-        control = whole if part in (_ANNEALED, _SPARSE) else labels
-        pair = (whole, pick) if part is _HARD_LABELS_ONLY else (pick, control)
-        rows.append(_claim(name, *pair))
+    setting, rows = _SETTINGS[dataset], []
+
+    def claim(name: str, treated: dict, control: dict) -> None:
+        pair = (_pick("test_accuracy", **arm) for arm in (treated, control))
+        rows.append(studies.Claim(name, "test_accuracy", *pair, SMALLEST, label="test accuracy of the tree"))
+
+    for tree in setting.trees:
+        for depth in setting.depths:
+            labels, whole = ({"tree": tree, "depth": depth, "target": target} for target in TARGETS)
+            claim(f"distilled against labels, {tree} tree, depth {depth}", whole, labels)
+    labels, whole = ({"tree": "soft", "depth": setting.ablation_depth, "target": target} for target in TARGETS)
+    for name, part in setting.ablations.items():
+        if part is _HARD_LABELS_ONLY:
+            claim(name, whole, labels | part)
+        else:
+            claim(name, labels | part, whole if part in (_ANNEALED, _SPARSE) else labels)
     return rows
 
 
-def _claim(name: str, treated, control) -> studies.Claim:
-    return studies.Claim(name, "test_accuracy", treated, control, SMALLEST, label="test accuracy of the tree")
-
-
 def _pick(metric: str, **arm):
-    """Chooses the runs of exactly this arm: what it leaves out, the arm leaves out as well."""
-    arm = WHOLE | arm
-    return lambda runs: studies.select(runs, metric, **arm)
+    """Chooses the runs of exactly this arm, without other settings."""
+    return lambda runs: studies.select(runs, metric, **WHOLE | arm)
 
 
 STUDY = studies.Study(

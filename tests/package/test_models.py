@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from distill_utils import _store, models
 from distill_utils.training import logits, reestimate_batch_norm
 
-NETWORKS = [("teacher", {}), ("student", {}), ("resnet", {}), ("resnet", {"blocks": 1, "width": 4})]
+NETWORKS = [("teacher", {}), ("student", {}), ("resnet", {}), ("resnet", {"blocks": 1, "width": 8})]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_networks_are_safe_for_deeplift(name, options):
     ("call", "message"),
     [
         (lambda: models.build("techer", 5), "unknown model 'techer': must be one of teacher, student, resnet"),
-        (lambda: models.build("student", 1), r"num_classes must be an integer in \[2, inf\), got 1"),
+        (lambda: models.build("resnet", 5, width=7), "a ResNet must have a width of at least 8, got 7"),
         (lambda: models.cut_student(models.build("student", 3), 8), r"width must be an integer in \[1, 7\], got 8"),
     ],
 )

@@ -102,11 +102,6 @@ def test_a_readers_matplotlibrc_changes_no_figure(displayed, settings):
         assert displayed(plots.show, annotated(), "A curve.")[0][0][0]["image/png"] == expected
 
 
-def test_an_effect_that_rounds_to_zero_has_no_sign(displayed):
-    ((table, _),), _ = displayed(plots.show_table, [{"effect": round(-0.04, 1)}])
-    assert table["text/plain"].split() == ["effect", "0"]
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_grid_shows_every_image_on_one_grey_scale_and_changes_no_input(channels):
     images = torch.rand(5, channels, 6, 4) / 2

@@ -49,16 +49,6 @@ def test_every_claim_compares_two_different_arms_seed_by_seed(dataset):
     assert everything <= compared, "an arm that no claim looks at"
 
 
-def test_a_claim_of_the_grid_compares_labels_with_soft_targets_at_one_depth():
-    arms = study.arms("digits")
-    runs = [{"arm": arm, "seed": 0, "metrics": {"test_accuracy": i}} for i, arm in enumerate(arms)]
-    for claim in study.claims("digits")[: 2 * len(study.DEPTHS)]:
-        treated, control = (arms[pick(runs)[0]] for pick in (claim.treated, claim.control))
-        assert (treated["target"], control["target"]) == ("distilled", "labels")
-        assert {**treated, "target": ""} == {**control, "target": ""}
-        assert claim.name == f"distilled against labels, {treated['tree']} tree, depth {treated['depth']}"
-
-
 @pytest.fixture
 def quick(monkeypatch):
     """The study on digits with a few steps."""
@@ -79,7 +69,7 @@ def test_a_run_measures_every_kind_of_arm(quick):
         assert all(isinstance(value, int | float) for value in metrics.values())
     assert rows[text(distilled)]["depth"] <= 3
     again = recipes.load_or_train(study.recipe(distilled, 0, "digits"), quiet=True).model
-    assert again.trained, "what was kept was grown"
+    assert again.reached[0] > 0, "what was kept was trained"
 
 
 def test_carts_are_kept_whole_at_every_depth(quick):
