@@ -154,7 +154,8 @@ def _checked(images: Tensor, classes: Tensor, baseline: str | float | Tensor) ->
     _validate.tensors(images=(images, "finite float N×channels×H×W"), classes=(classes, "int64 N"))
     if isinstance(baseline, str):
         if baseline not in BASELINES:
-            raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, a number or a tensor, got {baseline!r}")
+            names = ", ".join(BASELINES)
+            raise ValueError(f"baseline must be one of {names}, a number or a tensor, got {baseline!r}")
         reference = BASELINES[baseline](images)
     else:
         reference = torch.as_tensor(baseline, dtype=images.dtype, device=images.device).expand_as(images)

@@ -18,13 +18,13 @@ RULES = (
     nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
 )
 # Names without outer underscores: "relu" stands for F.relu, torch.relu, x.relu() and x.relu_().
-_NONLINEAR = frozenset("""
+_NONLINEAR = """
     relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardtanh hardsigmoid prelu rrelu softplus softsign
     logsigmoid tanhshrink softshrink hardshrink threshold glu sigmoid tanh softmax log_softmax softmin logsumexp
     clamp clip clamp_min clamp_max max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d lp_pool2d
     max amax min amin maximum minimum abs pow square sqrt rsqrt exp log log1p sin cos norm normalize std var
     layer_norm group_norm instance_norm rms_norm local_response_norm rdiv reciprocal multi_head_attention_forward
-""".split())
+""".split()  # noqa: SIM905
 _PRODUCTS = {"mul", "multiply", "matmul", "mm", "bmm", "div", "divide", "truediv", "einsum", "bilinear",
              "scaled_dot_product_attention"}
 
@@ -35,7 +35,7 @@ class UnsupportedModel(ValueError):
 
 @torch.enable_grad()
 def check_supported(model: nn.Module, images: Tensor) -> None:
-    """Raise UnsupportedModel, naming the module and the fix, where a forward pass breaks the Rescale rule (lesson 08).
+    """Raise UnsupportedModel, naming module and fix, where a forward pass breaks the Rescale rule (lesson 08).
 
     model: in eval mode, called once and left as it was; images: N×channels×H×W, one or two are enough.
     """
@@ -67,7 +67,7 @@ class _Watch(TorchFunctionMode):
             if output is inputs[0]:
                 raise UnsupportedModel(
                     f"{self._where()} directly follows '{self.names[before]}' ({type(before).__name__}), and one of "
-                    "their two rules is lost: use nn.AvgPool2d or a strided convolution, or put x.clone() between them"
+                    "the two rules is lost: use nn.AvgPool2d or a strided convolution, or put x.clone() between them"
                 )
 
     def leave(self, module, inputs, output):
@@ -83,7 +83,8 @@ class _Watch(TorchFunctionMode):
         module = self.running[-1]
         has_rule = type(module) in RULES and module in self.names  # captum cannot reach one made inside forward
         if name in _NONLINEAR and signals and not has_rule:
-            raise UnsupportedModel(f"{self._where()} calls {name} outside a module with a DeepLIFT rule: {_fix(name)}")
+            where = self._where()
+            raise UnsupportedModel(f"{where} calls {name} outside a module with a DeepLIFT rule: {_fix(name)}")
         if name in _PRODUCTS and len(signals) > 1:
             raise UnsupportedModel(
                 f"{self._where()} multiplies or divides two signals ({name}), for which DeepLIFT's Rescale rule is "

@@ -23,7 +23,7 @@ def explanation_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     """
     if student_maps.shape != teacher_maps.shape:
         shapes = f"{tuple(student_maps.shape)} and {tuple(teacher_maps.shape)}"
-        raise ValueError(f"student and teacher maps must have one shape, got {shapes}: use layers of equal resolution")
+        raise ValueError(f"the maps must have one shape, got {shapes}: use layers of equal resolution")
     return 1 - F.cosine_similarity(student_maps.flatten(1), teacher_maps.detach().flatten(1), dim=1).mean()
 
 
@@ -32,11 +32,13 @@ def maps(model: nn.Module, images: Tensor, classes: Tensor, *, kind: str = "grad
     """The maps that are matched, N×h×w at the layer's resolution, and the logits N×C.
 
     kind: "grad-cam" (Selvaraju et al. 2017), Σ over channels of (mean gradient of the centred logit of `classes`)·
-    feature, without its ReLU, or "attention", feature_losses.attention_map; create_graph: keep the graph, to train the
-    model through its maps (captum's LayerGradCam treats the channel weights as constants, which gives a wrong
-    gradient). For Grad-CAM take a layer that no BatchNorm follows, such as "features": in train mode the gradient
-    through a BatchNorm sums to zero over the batch, and so do the channel weights.
+    feature, without its ReLU, or "attention", see feature_losses.attention_map; create_graph: to train the model
+    through its maps (captum's LayerGradCam treats the channel weights as constants, a wrong gradient). For Grad-CAM
+    take a layer that no BatchNorm follows, such as "features": in train mode the gradient through a BatchNorm sums to
+    zero over the batch, and so do the channel weights.
     """
+    if kind not in ("grad-cam", "attention"):
+        raise ValueError(f"kind must be grad-cam or attention, got {kind!r}")
     with torch.enable_grad():
         outputs, (features,) = read(model, images, [layer])
         if kind == "attention":

@@ -37,7 +37,7 @@ def hooked_relu():
     return relu
 
 
-LOST = r"not complete for this network \(median error .* lost (between|after) '{}'.*x\.clone\(\).*integrated_gradients"
+LOST = r"not complete .* \(median error .* lost (between|after) '{}'.*x\.clone\(\).*integrated_gradients"
 # Broken: (middle, its modules, message). Safe: (middle, its modules).
 BROKEN = {
     "functional ReLU": (lambda m, x: F.relu(x), {}, r"the model calls relu outside a module .* types: nn\.ReLU"),
