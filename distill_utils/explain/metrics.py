@@ -132,7 +132,7 @@ def average_sensitivity(explainer: Callable, model: nn.Module, images: Tensor, c
 
 
 def effective_pixels(maps: Tensor) -> Tensor:
-    """exp(entropy of |map| over pixels), N, in [1, pixels]: over how many pixels a map is spread. Fewer is simpler."""
+    """exp(entropy of |map| over pixels), N, in [1, pixels]: over how many pixels it is spread. Fewer is simpler."""
     _check_maps(maps)
     share = maps.flatten(1).double().abs()
     share = share / share.sum(1, keepdim=True)
