@@ -37,18 +37,14 @@ COMPARED = {
     "object_mass_ig": ("relevance on the object", "", 0.05, True),
     "region_correlation_ig": ("rank correlation of maps with the effect of each region", "", 0.05, True),
     "abpc_ig": ("effect of hiding what maps point at", "", 0.05, True),
-    "log_sensitivity": ("change of maps under a little noise, as a logarithm (less is better)", "",
-                        math.log(1.1), False),
+    "log_sensitivity": (
+        "change of maps under a little noise, as a logarithm (less is better)", "", math.log(1.1), False),
     "conflict_accuracy": ("accuracy with a wrong cue", "points", 0.02, True),
     "maps_cosine_ig": ("cosine of the maps with the teacher's", "", 0.05, True),
     "unit_iou": ("overlap of single units with the object", "", 0.02, True),
 }
-EXPLAINERS = {
-    name: functools.partial(explainer, baseline="grey")
-    for name, explainer in (
-        ("ig", explain.integrated_gradients), ("deeplift", explain.deeplift), ("occlusion", explain.occlusion),
-    )
-}
+_BY_NAME = {"ig": explain.integrated_gradients, "deeplift": explain.deeplift, "occlusion": explain.occlusion}
+EXPLAINERS = {name: functools.partial(explainer, baseline="grey") for name, explainer in _BY_NAME.items()}
 # Counterfactuals show that these networks read the glyph, so a metric must rank them above untrained ones.
 READERS = ({"model": "teacher", "kind": "clean"}, DISTILLED)
 
@@ -106,11 +102,8 @@ def _maps(arm: dict, seed: int, dataset: str) -> dict[str, Tensor]:
 def _faithfulness(network, shown, maps) -> dict:
     infill = explain.grey(shown.images)
     sensitivity = metrics.average_sensitivity(EXPLAINERS["deeplift"], network, shown.images, shown.labels, samples=3)
-    found = {
-        "sensitivity": float(sensitivity.mean()),
-        "log_sensitivity": float(sensitivity.log().mean()),
-        "infidelity_ig": metrics.infidelity(network, shown.images, maps["ig"], shown.labels, infill),
-    }
+    found = {"sensitivity": float(sensitivity.mean()), "log_sensitivity": float(sensitivity.log().mean()),
+             "infidelity_ig": metrics.infidelity(network, shown.images, maps["ig"], shown.labels, infill)}
     for name in EXPLAINERS:
         found[f"abpc_{name}"] = metrics.abpc(network, shown.images, maps[name], shown.labels, infill)
         found[f"effective_pixels_{name}"] = float(metrics.effective_pixels(maps[name]).mean())
@@ -131,12 +124,8 @@ def _validity(network, shown, maps, seed, dataset) -> dict:
     other = EXPLAINERS["deeplift"](random, shown.images, shown.labels).maps
     same = EXPLAINERS["deeplift"](disguised, shown.images, shown.labels).maps / 3
     alike = metrics.agreement(maps, other)
-    return {
-        "residual": float(max(residuals)),
-        "randomised_cosine": alike["cosine"],
-        "randomised_spearman": alike["spearman"],
-        "invariance_error": float((same - maps).norm() / maps.norm()),
-    }
+    return {"residual": float(max(residuals)), "invariance_error": float((same - maps).norm() / maps.norm()),
+            "randomised_cosine": alike["cosine"], "randomised_spearman": alike["spearman"]}
 
 
 class _Disguised(nn.Module):
@@ -239,8 +228,8 @@ def gates(runs: list[dict], explainer: str = "ig") -> dict[str, dict]:
 def known_reliance(runs: list[dict], explainer: str) -> float:
     """Spearman's correlation, over students alone trained at all reliabilities of the cue, of the relevance on the
     cue with the share of decisions that the cue changes."""
-    chosen = [run["metrics"] for run in runs if run["arm"].get("method") == "alone" and not run["arm"].get("matched")]
-    pairs = [(found[f"cue_mass_{explainer}"], found["cue_reliance"]) for found in chosen]
+    pairs = [(run["metrics"][f"cue_mass_{explainer}"], run["metrics"]["cue_reliance"]) for run in runs
+             if run["arm"].get("method") == "alone" and not run["arm"].get("matched")]
     return float(scipy.stats.spearmanr(pairs).statistic)
 
 
