@@ -3,11 +3,11 @@
 The score is the centred logit, z_c - mean z. Adding one number to all logits changes no probability, but it changes
 the map of a raw logit, so raw maps of two networks cannot be compared. deeplift is captum's DeepLIFT (Shrikumar et
 al. 2017, Rescale rule) and refuses networks for which that would be wrong. integrated_gradients and occlusion work
-with any network and show whether a finding depends on the explainer. Left out: RevealCancel, which captum does not
-have, and maps scaled per image, which cannot be compared.
+with any network and show whether a finding depends on the explainer.
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -46,14 +46,13 @@ class Attribution(NamedTuple):
 def centred(outputs: Tensor, classes: Tensor) -> Tensor:
     """The score that is explained, z_c - mean z, N, of logits N×C and classes N (built in lesson 08).
 
-    Raises ValueError for a class outside 0 … C - 1.
+    Raises ValueError for a class outside [0, C - 1].
     """
     _validate.tensors(outputs=(outputs, "float N×C"), classes=(classes, "int64 N"))
-    _check_classes(outputs, classes)
+    low, high, count = int(classes.min()), int(classes.max()), outputs.shape[1]
+    if low < 0 or high >= count:
+        raise ValueError(f"classes must be in [0, {count - 1}] for {count} logits, got {low} to {high}")
     return outputs.gather(1, classes[:, None])[:, 0] - outputs.mean(1)
-
-
-# Baselines: what an image is compared with
 
 
 def grey(images: Tensor) -> Tensor:
@@ -63,9 +62,12 @@ def grey(images: Tensor) -> Tensor:
 
 def blurred(images: Tensor) -> Tensor:
     """Each image blurred by a Gaussian of an eighth of its width: shading remains, shapes disappear."""
-    rows, columns = (_gaussian_weights(size, images.shape[3] / 8, images.dtype) for size in images.shape[2:])
-    images = torch.einsum("ij,ncjw->nciw", rows, images)
-    return torch.einsum("ij,nchj->nchi", columns, images)
+    for size, formula in zip(images.shape[2:], ("ij,ncjw->nciw", "ij,nchj->nchi"), strict=True):
+        position = torch.arange(size, dtype=images.dtype)
+        weights = (-((position[:, None] - position) ** 2) / (2 * (images.shape[3] / 8) ** 2)).exp()
+        weights = weights / weights.sum(1, keepdim=True)  # so that a constant image stays constant up to its border
+        images = torch.einsum(formula, weights, images)
+    return images
 
 
 def shifted_batch(images: Tensor) -> Tensor:
@@ -78,12 +80,8 @@ def shifted_batch(images: Tensor) -> Tensor:
 BASELINES = {"blurred": blurred, "grey": grey, "another image": shifted_batch}
 
 
-# Explainers
-
-
-def deeplift(
-    model: nn.Module, images: Tensor, classes: Tensor, baseline: str | float | Tensor = "blurred"
-) -> Attribution:
+def deeplift(model: nn.Module, images: Tensor, classes: Tensor,
+             baseline: str | float | Tensor = "blurred") -> Attribution:
     """DeepLIFT of the centred logit (lesson 08).
 
     model: returns logits; it is explained in eval mode and left as it was; images: float N×channels×H×W; classes:
@@ -93,10 +91,8 @@ def deeplift(
     baseline and with other images as baselines.
     """
     images, reference = _checked(images, classes, baseline)
-    model = copy.deepcopy(model).eval()  # captum adds hooks: the caller's model stays untouched
+    model = copy.deepcopy(model).eval()  # captum adds hooks
     check_supported(model, images[:2])
-    with torch.no_grad():
-        _check_classes(model(images[:1]), classes)
     _check_completeness(model, images, classes, reference)
     return _attribute(_rescale, model, images, classes, reference)
 
@@ -124,19 +120,18 @@ def integrated_gradients(model: nn.Module, images: Tensor, classes: Tensor,
 
 
 def occlusion(model: nn.Module, images: Tensor, classes: Tensor, baseline: str | float | Tensor = "blurred", *,
-              size: int = 4, stride: int = 2) -> Attribution:
+              size: int = 4) -> Attribution:
     """How far the centred logit falls when a window shows the baseline (Zeiler and Fergus 2014; lesson 08).
 
-    Arguments as for deeplift; size, stride: of the square window, in pixels. The value of a pixel is the mean, over
-    the windows that cover it, of fall / pixels of the window. For any model, differentiable or not; the maps need
-    not add up.
+    Arguments as for deeplift; size: of the square window, in pixels; it moves by half of that. The value of a pixel
+    is the mean, over the windows that cover it, of fall / pixels of the window. For any model, differentiable or
+    not; the maps need not add up.
     """
     images, reference = _checked(images, classes, baseline)
     _validate.number("size", size, 1, min(images.shape[2:]), whole=True)
-    _validate.number("stride", stride, 1, size, whole=True)  # a longer stride would leave pixels uncovered
 
     def corners(length):
-        return [*range(0, length - size, stride), length - size]
+        return [*range(0, length - size, max(1, size // 2)), length - size]
 
     def contributions(model, images, classes, reference):
         score = centred(model(images), classes)
@@ -154,37 +149,17 @@ def occlusion(model: nn.Module, images: Tensor, classes: Tensor, baseline: str |
     return _attribute(contributions, model, images, classes, reference)
 
 
-# Helpers
-
-
 def _checked(images: Tensor, classes: Tensor, baseline: str | float | Tensor) -> tuple[Tensor, Tensor]:
     """The images and the baseline of each, detached."""
     _validate.tensors(images=(images, "finite float N×channels×H×W"), classes=(classes, "int64 N"))
     if isinstance(baseline, str):
         if baseline not in BASELINES:
-            known = ", ".join(BASELINES)
-            raise ValueError(f"baseline must be one of {known}, a number or a tensor, got {baseline!r}")
+            names = ", ".join(BASELINES)
+            raise ValueError(f"baseline must be one of {names}, a number or a tensor, got {baseline!r}")
         reference = BASELINES[baseline](images)
-    elif isinstance(baseline, Tensor):
-        if baseline.shape not in (images.shape, images[:1].shape, images[0].shape):
-            raise ValueError(f"baseline must have the shape {tuple(images.shape)}, got {tuple(baseline.shape)}")
-        reference = baseline.to(images).expand_as(images)
     else:
-        reference = torch.full_like(images, baseline)
-    _validate.tensors(baseline=(reference, "finite float N×channels×H×W"))
+        reference = torch.as_tensor(baseline, dtype=images.dtype, device=images.device).expand_as(images)
     return images.detach(), reference.detach()
-
-
-def _check_classes(outputs: Tensor, classes: Tensor) -> None:
-    for label in (int(classes.min()), int(classes.max())):
-        if not 0 <= label < outputs.shape[1]:
-            raise ValueError(f"class {label} is out of range for {outputs.shape[1]} classes")
-
-
-def _gaussian_weights(size: int, sigma: float, dtype: torch.dtype) -> Tensor:
-    position = torch.arange(size, dtype=dtype)
-    weights = (-((position[:, None] - position) ** 2) / (2 * sigma**2)).exp()
-    return weights / weights.sum(1, keepdim=True)  # so that a constant image stays constant up to its border
 
 
 @torch.no_grad()
@@ -192,10 +167,9 @@ def _attribute(contributions: Callable, model, images, classes, reference) -> At
     """Maps in batches. contributions(model, images, classes, reference): N×channels×H×W."""
     maps, change = [], []
     with eval_mode(model):
-        for rows in torch.arange(len(images)).split(_BATCH):
-            x, c, r = images[rows], classes[rows], reference[rows]
-            maps.append(contributions(model, x, c, r).detach().sum(1))
+        for x, c, r in zip(*(values.split(_BATCH) for values in (images, classes, reference)), strict=True):
             change.append(centred(model(x), c) - centred(model(r), c))
+            maps.append(contributions(model, x, c, r).detach().sum(1))
     maps, change = torch.cat(maps), torch.cat(change)
     return Attribution(maps, change, _residual(maps, change))
 
@@ -226,46 +200,39 @@ def _rescale(model, images, classes, reference) -> Tensor:
 
 def _check_completeness(model, images, classes, reference) -> None:
     """Raise UnsupportedModel if maps do not add up on sixteen images. Fewer are repeated, each time shifted."""
-    count = len(images)
+    repeats = math.ceil(_GATE / len(images))
 
     def sixteen(values):
-        return torch.stack([values[i % count].roll((3 * i, 3 * i // 2), (1, 2)) if i >= count else values[i]
-                            for i in range(_GATE)])
+        return torch.cat([values.roll((3 * k, 2 * k), (2, 3)) for k in range(repeats)])[:_GATE]
 
-    images, classes, reference = sixteen(images), classes[torch.arange(_GATE) % count], sixteen(reference)
+    images, classes, reference = sixteen(images), classes.repeat(repeats)[:_GATE], sixteen(reference)
     for name, baseline in {"its baseline": reference, "another image": shifted_batch(images)}.items():
         attribution = _attribute(_rescale, model, images, classes, baseline)
         error = float(attribution.residual.median())
         if not error < TOLERANCE:  # NaN is refused, too
+            place = _lost(model, images, classes, baseline, attribution.change)
             raise UnsupportedModel(
-                f"DeepLIFT is not complete for this network. Completeness error: median {error:.1g} against {name}. "
-                + _locate_violation(model, images, classes, baseline, attribution.change)
+                f"DeepLIFT is not complete for this network (median error {error:.1g} against {name}). Completeness "
+                f"is lost {place}: give every module with a DeepLIFT rule an input of its own, x.clone(), and no "
+                "overlapping windows, or use integrated_gradients"
             )
 
 
-def _locate_violation(model, images, classes, reference, change) -> str:
+def _lost(model, images, classes, reference, change) -> str:
     """Between which two modules completeness is lost: contributions add up at the second, but not at the first."""
-    scored, last = _Centred(model), None
-    for name in _call_order(model, images):
-        layer = LayerDeepLift(scored, model.get_submodule(name))
+    names = {module: name for name, module in model.named_modules() if name and not list(module.children())}
+    called: list[nn.Module] = []
+    with register_module_forward_hook(lambda module, *_: called.append(module)):
+        model(images)
+    last = "the input"
+    for module in called:
+        if module not in names:
+            continue
         try:
-            contributions = layer.attribute(images, reference, target=classes)
+            contributions = LayerDeepLift(_Centred(model), module).attribute(images, reference, target=classes)
         except (RuntimeError, AssertionError):  # a layer that captum cannot explain by itself
             continue
-        contributions = contributions[0] if isinstance(contributions, tuple) else contributions
         if float(_residual(contributions.detach(), change).median()) < TOLERANCE:
-            return f"It is lost between '{last}' and '{name}'" if last else f"It is lost before '{name}'"
-        last = name
-    return f"It is lost after '{last}'" if last else "Use integrated_gradients"
-
-
-def _call_order(model: nn.Module, images: Tensor) -> list[str]:
-    """The names of the modules without children, in the order in which a forward pass calls them."""
-    names = {module: name for name, module in model.named_modules() if name and not list(module.children())}
-    called = []
-    handle = register_module_forward_hook(lambda module, *_: called.append(module))
-    try:
-        model(images)
-    finally:
-        handle.remove()
-    return [names[module] for module in called if module in names]
+            return f"between {last} and '{names[module]}'"
+        last = f"'{names[module]}'"
+    return f"after {last}"

@@ -2,7 +2,7 @@
 
 e²KD (Parchami-Araghi et al. 2024) matches Grad-CAM maps, attention transfer (Zagoruyko and Komodakis 2017) matches
 maps of activity that depend on no class. The teacher's flaws are matched as well as its strengths. A student trained
-on one explainer must be evaluated with others: these maps agree because they were trained to.
+on one explainer must be evaluated with others.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill_utils import losses
 from distill_utils.explain import centred
-from distill_utils.feature_losses import read
+from distill_utils.feature_losses import attention_map, read
 from distill_utils.training import eval_mode
 
 
@@ -19,14 +19,11 @@ def explanation_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     """1 - cosine of two sets of maps N×h×w, mean over images, in [0, 2] (built in lesson 08).
 
     The maps keep their sign: after the ReLU that e²KD applies to Grad-CAM, a student whose map is negative everywhere
-    would get no gradient. For attention maps this is half the squared distance of the unit maps, the loss in the
-    published code of attention transfer. No gradient reaches the teacher. Raises ValueError for different shapes.
+    would get no gradient. No gradient reaches the teacher. Raises ValueError for different shapes.
     """
     if student_maps.shape != teacher_maps.shape:
-        raise ValueError(
-            f"student and teacher maps must have one shape N×h×w, got {tuple(student_maps.shape)} and "
-            f"{tuple(teacher_maps.shape)}: choose layers of equal resolution"
-        )
+        shapes = f"{tuple(student_maps.shape)} and {tuple(teacher_maps.shape)}"
+        raise ValueError(f"the maps must have one shape, got {shapes}: use layers of equal resolution")
     return 1 - F.cosine_similarity(student_maps.flatten(1), teacher_maps.detach().flatten(1), dim=1).mean()
 
 
@@ -35,17 +32,17 @@ def maps(model: nn.Module, images: Tensor, classes: Tensor, *, kind: str = "grad
     """The maps that are matched, N×h×w at the layer's resolution, and the logits N×C.
 
     kind: "grad-cam" (Selvaraju et al. 2017), Σ over channels of (mean gradient of the centred logit of `classes`)·
-    feature, without its ReLU, or "attention", Σ over channels of feature²; create_graph: keep the graph, to train the
-    model through its maps (captum's LayerGradCam treats the channel weights as constants, which gives a wrong
-    gradient). For Grad-CAM take a layer that no BatchNorm follows, such as "features": in train mode the gradient
-    through a BatchNorm sums to zero over the batch, and so do the channel weights.
+    feature, without its ReLU, or "attention", see feature_losses.attention_map; create_graph: to train the model
+    through its maps (captum's LayerGradCam treats the channel weights as constants, a wrong gradient). For Grad-CAM
+    take a layer that no BatchNorm follows, such as "features": in train mode the gradient through a BatchNorm sums to
+    zero over the batch, and so do the channel weights.
     """
     if kind not in ("grad-cam", "attention"):
         raise ValueError(f"kind must be grad-cam or attention, got {kind!r}")
     with torch.enable_grad():
         outputs, (features,) = read(model, images, [layer])
         if kind == "attention":
-            result = features.square().sum(1)
+            result = attention_map(features)
         else:
             score = centred(outputs, classes).sum()
             (gradient,) = torch.autograd.grad(score, features, create_graph=create_graph, retain_graph=True)

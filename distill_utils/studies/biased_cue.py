@@ -3,10 +3,10 @@
 On the glyphs a patch in a corner names the class with a probability: 0.95 in "glyphs_biased", one in 36 in
 "glyphs_clean", where the patch says nothing. Students see biased images whoever their teacher is. An arm is a small
 dict: {"model": "teacher", "kind": "clean" or "biased"}, or {"method": …} with, where they apply, "of" (its teacher's
-kind), "matched" (in accuracy), "cue" (another probability), "transfer" (also on biased images without labels) and
-"width". Methods: alone, smoothed (targets as soft as the teacher's, but the same for all wrong classes), permuted
-(each image's wrong classes in random order), distilled, e2kd (Grad-CAM matched too), attention (attention matched
-too) and untrained. Fashion-MNIST has no cue: its one teacher counts as clean.
+kind), "matched" (in accuracy) and "cue" (another probability). Methods: alone, smoothed (targets as soft as the
+teacher's, but the same for all wrong classes), permuted (each image's wrong classes in random order), distilled, e2kd
+(Grad-CAM matched too), attention (attention matched too) and untrained. Fashion-MNIST has no cue: its one teacher
+counts as clean.
 """
 
 import math
@@ -27,11 +27,8 @@ MATCHED = (ALONE, DISTILLED)  # compared at equal accuracy as well, so their sna
 TEACHER, STUDENT = recipes.TEACHER.schedule, Schedule()
 TEMPERATURE = 8.0
 MATCH_WEIGHT = 5.0  # of 1 - cosine of the maps; declared, not tuned
-# The datasets whose images carry a cue, by how often it is right.
-WITH_CUE = {
-    "glyphs": {CLEAN: "glyphs_clean", 0.5: "glyphs_half_biased", BIASED: "glyphs_biased", 1.0: "glyphs_cue_only",
-               },
-}
+# The glyphs by how often the patch is right.
+CUE_SETS = {CLEAN: "glyphs_clean", 0.5: "glyphs_half_biased", BIASED: "glyphs_biased", 1.0: "glyphs_cue_only"}
 
 
 def images(dataset: str, part: str, seed: int, cue: float = BIASED) -> ImageSet:
@@ -39,14 +36,14 @@ def images(dataset: str, part: str, seed: int, cue: float = BIASED) -> ImageSet:
 
     Of Fashion-MNIST, the first 3,000, 1,000 and 2,000 images of train, validation and test.
     """
-    if dataset in WITH_CUE and cue in WITH_CUE[dataset]:
-        return getattr(recipes.dataset(WITH_CUE[dataset][cue], seed), part)
-    if dataset in WITH_CUE:
-        index = (images(dataset, part, seed).factors or {})["index"]
-        factors = glyphs.sample(index, seed, replace(BIASED_LOOK, cue=cue))
-        return ImageSet(glyphs.render(factors)[0], factors["label"], None, factors)
-    size = {"train": 3000, "validation": 1000, "test": 2000}[part]
-    return getattr(recipes.dataset(dataset, seed), part).subset(torch.arange(size))
+    if dataset != "glyphs":
+        size = {"train": 3000, "validation": 1000, "test": 2000}[part]
+        return getattr(recipes.dataset(dataset, seed), part).subset(torch.arange(size))
+    if cue in CUE_SETS:
+        return getattr(recipes.dataset(CUE_SETS[cue], seed), part)
+    index = (images(dataset, part, seed).factors or {})["index"]
+    factors = glyphs.sample(index, seed, replace(BIASED_LOOK, cue=cue))
+    return ImageSet(glyphs.render(factors)[0], factors["label"], None, factors)
 
 
 def explained(test: ImageSet, count: int = 108) -> ImageSet:
@@ -60,12 +57,10 @@ def explained(test: ImageSet, count: int = 108) -> ImageSet:
 def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
     """The recipe of an arm; data, teacher and student share the seed."""
     cue = arm.get("cue", CLEAN if arm.get("kind") == "clean" else BIASED)
-    name = WITH_CUE[dataset][cue] if dataset in WITH_CUE else dataset
+    name = CUE_SETS[cue] if dataset == "glyphs" else dataset
     if arm.get("model") == "teacher":
         return replace(recipes.TEACHER, dataset=name, schedule=TEACHER, seed=seed, data_seed=seed)
-    options = {"width": arm["width"]} if "width" in arm else {}
-    student = Recipe(dataset=name, options=options, transfer=arm.get("transfer", False), snapshots=arm in MATCHED,
-                     schedule=STUDENT, seed=seed, data_seed=seed)
+    student = Recipe(dataset=name, snapshots=arm in MATCHED, schedule=STUDENT, seed=seed, data_seed=seed)
     if arm["method"] in ("alone", "untrained"):
         return student
     method = "distillation" if arm["method"] == "distilled" else arm["method"]
@@ -85,34 +80,34 @@ def model(arm: dict, seed: int, dataset: str) -> nn.Module:
 # Methods of training that only these studies use
 
 
-def _smoothed_targets(context: Context, *, temperature: float) -> dict:
+def _targets(context: Context) -> Tensor:
     assert context.recorded is not None
-    return {"recorded": [smoothed(context.recorded[0].float(), context.train.labels, temperature)]}
+    return context.recorded[0].float()
+
+
+def _smoothed_targets(context: Context, *, temperature: float) -> dict:
+    return {"recorded": [smoothed(_targets(context), context.train.labels, temperature)]}
 
 
 def _permuted_targets(context: Context, *, temperature: float) -> dict:
-    assert context.recorded is not None
-    return {"recorded": [permuted(context.recorded[0].float(), context.seed)]}
+    return {"recorded": [permuted(_targets(context), context.seed)]}
 
 
-def _teacher_maps(**options):
-    def prepare(context: Context, *, temperature: float) -> dict:
-        assert context.recorded is not None
-        assert context.teacher is not None
-        classes = context.recorded[0].float().argmax(1)
-        maps = distill.record_maps(context.teacher, context.train.images, classes, **options)
-        return {"teacher_maps": maps, "weight": MATCH_WEIGHT, **options}
+def _teacher_maps(context: Context, *, temperature: float, **options) -> dict:
+    classes = _targets(context).argmax(1)
+    maps = distill.record_maps(context.teacher, context.train.images, classes, **options)
+    return {"teacher_maps": maps, "weight": MATCH_WEIGHT, **options}
 
-    return prepare
+
+def _attention_maps(context: Context, *, temperature: float) -> dict:
+    # where maps are finer than the last features and every place is read
+    return _teacher_maps(context, temperature=temperature, kind="attention", layer="features.6")
 
 
 recipes.method("smoothed", prepare=_smoothed_targets)(recipes.distillation)
 recipes.method("permuted", prepare=_permuted_targets)(recipes.distillation)
-# Grad-CAM at the last features, as published; attention where maps are finer and every place is read.
-recipes.method("e2kd", prepare=_teacher_maps())(distill.explanation_distillation)
-recipes.method("attention", prepare=_teacher_maps(kind="attention", layer="features.6"))(
-    distill.explanation_distillation
-)
+recipes.method("e2kd", prepare=_teacher_maps)(distill.explanation_distillation)
+recipes.method("attention", prepare=_attention_maps)(distill.explanation_distillation)
 
 
 def permuted(targets: Tensor, seed: int) -> Tensor:
@@ -141,10 +136,8 @@ def smoothed(targets: Tensor, labels: Tensor, temperature: float = TEMPERATURE) 
 
 
 def _at_equal_accuracy(arm: dict, seed: int, dataset: str) -> nn.Module:
-    """Of the student alone and the distilled one, the more accurate is taken where it was nearest to the other's end.
-
-    Accuracy is that on validation.
-    """
+    """Of the student alone and the distilled one, the more accurate (on validation) is taken at the snapshot whose
+    accuracy is nearest to the other's at its end."""
     own, reference = (ALONE, DISTILLED) if arm["method"] == "alone" else (DISTILLED, ALONE)
     trained = load_or_train(recipe(own, seed, dataset), quiet=True)
     curve = trained.history["validation_accuracy"]

@@ -100,8 +100,11 @@ def test_training_with_the_loss_matches_the_maps_more_than_training_without(kind
     assert ends[1] < 0.7 * ends[0]
 
 
-def test_input_that_does_not_fit_is_refused(teacher, images):
-    with pytest.raises(ValueError, match="choose layers of equal resolution"):
+def test_maps_of_different_resolution_are_refused():
+    with pytest.raises(ValueError, match="use layers of equal resolution"):
         explanation_loss(torch.rand(2, 3, 3), torch.rand(2, 7, 7))
+
+
+def test_an_unknown_kind_of_map_is_refused(teacher, images):
     with pytest.raises(ValueError, match="kind must be grad-cam or attention, got 'lrp'"):
         maps(teacher, images, torch.zeros(64, dtype=torch.long), kind="lrp")

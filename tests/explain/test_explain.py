@@ -31,37 +31,30 @@ class MyReLU(nn.ReLU):
     pass
 
 
-def hooked_relu():
-    relu = nn.ReLU()
-    relu.register_full_backward_hook(lambda *_: None)
-    return relu
-
-
+LOST = r"not complete .* \(median error .* lost (between|after) '{}'.*x\.clone\(\).*integrated_gradients"
 # Broken: (middle, its modules, message). Safe: (middle, its modules).
 BROKEN = {
-    "functional ReLU": (lambda m, x: F.relu(x), {}, r"the model calls relu as a function.*nn\.ReLU\(\)"),
-    "clamp": (lambda m, x: x.clamp(min=0), {}, r"calls clamp as a function.*nn\.ReLU\(\)"),
-    "ReLU made in forward": (lambda m, x: nn.ReLU()(x), {}, r"an nn\.ReLU is created inside forward of the model"),
+    "functional ReLU": (lambda m, x: F.relu(x), {}, r"the model calls relu outside a module .* types: nn\.ReLU"),
+    "clamp": (lambda m, x: x.clamp(min=0), {}, r"calls clamp outside a module .* types: nn\.ReLU"),
+    "ReLU made in forward": (lambda m, x: nn.ReLU()(x), {}, r"the model calls relu outside a module.* in __init__"),
     "reused ReLU": (lambda m, x: m.a(m.second(m.a(x))), {"a": nn.ReLU()},
                     r"'a' \(ReLU\) is used more than once: give each use its own nn\.ReLU\(\)"),
-    "subclass of ReLU": (lambda m, x: m.a(x), {"a": MyReLU()}, r"'a' \(MyReLU\) is a subclass.*use nn\.ReLU"),
+    "subclass of ReLU": (lambda m, x: m.a(x), {"a": MyReLU()}, r"'a' \(MyReLU\) calls relu .* exactly one of these"),
     "ReLU before max pooling": (lambda m, x: m.p(m.a(x)), {"a": nn.ReLU(), "p": nn.MaxPool2d(2)},
                                 r"'p' \(MaxPool2d\) directly follows 'a' \(ReLU\).*AvgPool2d"),
     "an Identity between them": (lambda m, x: m.p(m.i(m.a(x))),
                                  {"a": nn.ReLU(), "i": nn.Identity(), "p": nn.MaxPool2d(2)},
                                  r"'p' \(MaxPool2d\) directly follows 'a' \(ReLU\)"),
-    "overlapping max pooling": (lambda m, x: m.p(x), {"p": nn.MaxPool2d(3, 2, 1)}, r"'p' .* has overlapping windows"),
-    "functional max pooling": (lambda m, x: F.max_pool2d(x, 2), {}, r"calls max_pool2d as a function.*nn\.AvgPool2d"),
-    "GELU": (lambda m, x: m.a(x), {"a": nn.GELU()}, r"'a' \(GELU\) has no DeepLIFT rule: use one of ReLU"),
-    "group norm": (lambda m, x: m.n(x), {"n": nn.GroupNorm(2, 6)}, r"'n' \(GroupNorm\) has no DeepLIFT rule"),
+    "functional max pooling": (lambda m, x: F.max_pool2d(x, 2), {}, r"calls max_pool2d outside .*nn\.AvgPool2d"),
+    "GELU": (lambda m, x: m.a(x), {"a": nn.GELU()}, r"'a' \(GELU\) calls gelu outside .* types: nn\.ReLU"),
+    "group norm": (lambda m, x: m.n(x), {"n": nn.GroupNorm(2, 6)}, r"'n' \(GroupNorm\) .* use nn\.BatchNorm2d"),
     "product": (lambda m, x: x * m.a(x.mean((2, 3), keepdim=True)), {"a": nn.Sigmoid()},
                 r"the model multiplies or divides two signals \(mul\).*not defined: .*integrated_gradients"),
-    "softmax": (lambda m, x: m.a(x), {"a": nn.Softmax(1)}, r"'a' \(Softmax\) computes a softmax: return logits"),
-    "reciprocal": (lambda m, x: 1 / (x + 9), {}, r"calls rdiv as a function"),
-    "functional dropout": (lambda m, x: F.dropout(x, 0.1), {}, r"applies dropout in eval mode, too"),
-    "ReLU beside a shortcut": (lambda m, x: m.a(x) + x, {"a": nn.ReLU()},
-                               r"'a' \(ReLU\) shares its input with add in the model.*x\.clone\(\)"),
-    "backward hook": (lambda m, x: m.a(x), {"a": hooked_relu()}, r"'a' \(ReLU\) has a backward hook"),
+    "softmax": (lambda m, x: m.a(x), {"a": nn.Softmax(1)}, r"'a' \(Softmax\) calls softmax .* return logits"),
+    "reciprocal": (lambda m, x: 1 / (x + 9), {}, r"the model calls rdiv outside"),
+    "pooling windows overlap": (lambda m, x: m.p(x), {"p": nn.MaxPool2d(3, 2, 1)}, LOST.format("second")),
+    "functional dropout": (lambda m, x: F.dropout(x, 0.1), {}, LOST.format("head")),
+    "ReLU beside a shortcut": (lambda m, x: m.a(x) + x, {"a": nn.ReLU()}, LOST.format("a")),
 }  # fmt: skip
 SAFE = {
     "ReLU, average pooling": (lambda m, x: m.p(m.a(x)), {"a": nn.ReLU(), "p": nn.AvgPool2d(2)}),
@@ -70,7 +63,6 @@ SAFE = {
     "ReLU, BatchNorm, max pooling": (lambda m, x: m.p(m.n(m.a(x))),
                                      {"a": nn.ReLU(), "n": nn.BatchNorm2d(6), "p": nn.MaxPool2d(2)}),
     "residual block": (lambda m, x: m.b(m.second(h := m.a(x)) + h), {"a": nn.ReLU(), "b": nn.ReLU()}),
-    "ELU": (lambda m, x: m.a(x), {"a": nn.ELU()}),
     "Softplus": (lambda m, x: m.a(x), {"a": nn.Softplus()}),
     "LeakyReLU, dropout": (lambda m, x: m.d(m.a(x)), {"a": nn.LeakyReLU(), "d": nn.Dropout(0.5)}),
     "constants": (lambda m, x: m.a((x - 0.5) / 0.25) * m.gain.exp(),
@@ -127,7 +119,7 @@ def test_a_hidden_nonlinearity_is_located_by_the_completeness_error(images):
 
     model = Net(lambda m, x: m.third(Cube.apply(x)), third=nn.Conv2d(6, 6, 1)).eval()
     check_supported(model, images[0])
-    with pytest.raises(UnsupportedModel, match="error: median .* It is lost between 'second' and 'third'"):
+    with pytest.raises(UnsupportedModel, match="median error .* lost between 'second' and 'third'"):
         deeplift(model, *images)
 
 
@@ -136,7 +128,7 @@ def test_a_broken_pool_is_found_although_a_flat_baseline_hides_it(count, images,
     monkeypatch.setattr(explain, "check_supported", lambda *_: None)  # only the numerical check
     images, classes = images
     layers = nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 49, 5)
-    with pytest.raises(UnsupportedModel, match="median .* against another image"):
+    with pytest.raises(UnsupportedModel, match="median error .* against another image"):
         deeplift(nn.Sequential(*layers), images[:count], classes[:count], 0.0)
 
 
@@ -149,7 +141,7 @@ def test_a_linear_model_has_the_known_map(images):
         found = explainer(model, images, classes, 0.25)
         torch.testing.assert_close(found.maps, expected, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found.change, expected.sum((1, 2)), atol=1e-5, rtol=1e-4)
-    pixel = occlusion(model, images, classes, 0.25, size=1, stride=1)
+    pixel = occlusion(model, images, classes, 0.25, size=1)
     torch.testing.assert_close(pixel.maps, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -222,9 +214,6 @@ def test_baselines_are_flat_or_smooth_or_another_image(images):
     assert torch.equal(BASELINES["another image"](images)[0], images[1])
 
 
-# Bad input
-
-
 @pytest.mark.parametrize("explainer", EXPLAINERS)
 def test_bad_input_is_named(explainer, images):
     model, (images, classes) = models.build("student", 5, width=4), images
@@ -232,26 +221,11 @@ def test_bad_input_is_named(explainer, images):
     broken[7, 0, 3, 3] = torch.nan
     with pytest.raises(ValueError, match="images contains NaN"):
         explainer(model, broken, classes)
-    with pytest.raises(ValueError, match="class 5 is out of range for 5 classes"):
+    with pytest.raises(ValueError, match=r"classes must be in \[0, 4\] for 5 logits, got 5 to 5"):
         explainer(model, images, torch.full((20,), 5))
     with pytest.raises(ValueError, match="classes must be an int64 tensor N with N = 20"):
         explainer(model, images, classes[:3])
-    for wrong in (torch.zeros(16, 16), torch.zeros(3, 1, 16, 16)):
-        with pytest.raises(ValueError, match=r"baseline must have the shape \(20, 1, 16, 16\), got"):
-            explainer(model, images, classes, wrong)
     with pytest.raises(ValueError, match="baseline must be one of blurred, grey, another image, a number"):
         explainer(model, images, classes, "black")
     with pytest.raises(ValueError, match="needs at least two images"):
         explainer(model, images[:1], classes[:1], "another image")
-
-
-@pytest.mark.parametrize("explainer", EXPLAINERS)
-def test_a_number_and_a_tensor_are_the_same_baseline(explainer, images):
-    model = models.build("student", 5, width=4)
-    same = [explainer(model, *images, baseline).maps for baseline in (0.3, torch.full((1, 16, 16), 0.3))]
-    assert torch.equal(*same)
-
-
-def test_a_stride_that_leaves_gaps_is_refused(images):
-    with pytest.raises(ValueError, match=r"stride must be an integer in \[1, 2\], got 3"):
-        occlusion(models.build("student", 5, width=4), *images, size=2, stride=3)

@@ -47,28 +47,23 @@ def test_the_mask_itself_scores_one(score, masks):
     assert score(masks.float(), masks).tolist() == pytest.approx([1.0] * 300)
 
 
-def test_the_worst_maps_and_those_without_positive_relevance_get_the_lowest_score(masks):
+def test_a_map_without_positive_relevance_counts_as_a_failure(masks):
     area = masks.float().mean((1, 2)).double()
-    assert auroc(-masks.float(), masks).abs().max() == 0
-    for maps in ((~masks).float(), torch.zeros(300, 7, 5), -torch.ones(300, 7, 5)):
-        torch.testing.assert_close(relevance_mass(maps, masks), -area / (1 - area))
+    torch.testing.assert_close(relevance_mass(-torch.rand(300, 7, 5), masks), -area / (1 - area))
 
 
 def test_ties_are_split(masks):
     constant = torch.full((300, 7, 5), 0.3)
     assert relevance_rank(constant, masks).abs().max() < 1e-12
-    assert auroc(constant, masks).tolist() == pytest.approx([0.5] * 300)
     half = torch.tensor([[[2.0, 1.0, 1.0], [1.0, 0.0, 0.0]]])  # the second place is shared by three, none inside
     assert relevance_rank(half, MASK).tolist() == pytest.approx([(1 / 2 - 1 / 3) / (2 / 3)])
     shared = torch.tensor([[[2.0, 0.0, 0.0], [0.0, 1.0, 1.0]]])  # by two, one of them inside
     assert relevance_rank(shared, MASK).tolist() == pytest.approx([(1.5 / 2 - 1 / 3) / (2 / 3)])
 
 
-def test_the_pointing_game_splits_ties_and_refuses_a_map_of_zeros(masks):
+def test_the_pointing_game_splits_ties_and_refuses_a_map_of_zeros():
     tied = torch.tensor([[[2.0, 2.0, 1.0], [2.0, 0.0, 0.0]]])  # one of three inside
     assert pointing_game(tied, MASK).tolist() == pytest.approx([(1 / 3 - 1 / 3) / (2 / 3)])
-    assert pointing_game(torch.full((300, 7, 5), 0.3), masks).abs().max() < 1e-12
-    assert pointing_game(-masks.float(), masks).max() < 0
     with pytest.raises(ValueError, match="map 1 is zero everywhere"):
         pointing_game(torch.stack([MAP[0], 0 * MAP[0]]), MASK.expand(2, 2, 3))
 
@@ -98,11 +93,8 @@ def test_trivial_maps_show_contrast_edges_and_the_centre():
     images = torch.full((2, 3, 9, 12), 0.5)
     images[1, :, 3:6, 6:] = 0.9  # a light bar that reaches the right border
     maps = trivial_maps(images)
-    assert all(values.shape == (2, 9, 12) for values in maps.values())
     assert maps["|x - mean|"][0].abs().max() < 1e-6
-    assert maps["|x - mean|"][1].flatten().topk(18).indices.sort().values.tolist() == [
-        12 * row + column for row in (3, 4, 5) for column in range(6, 12)
-    ]
+    assert maps["|x - mean|"][1, 3:6, 6:].min() > maps["|x - mean|"][1, :3].max()
     assert maps["Sobel"][0].abs().max() < 1e-6
     edges = (maps["Sobel"][1, 4] > 0.1).nonzero().flatten()
     assert edges.tolist() == [5, 6]  # the bar's left end, not the image's border
