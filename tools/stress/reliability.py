@@ -18,8 +18,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 TABLES = {
     "mutants": (
         "Faults in the code",
-        "One line of the package was changed in a copy (`make mutants`). The last column names the first test that "
-        "failed.",
+        "One line of the package was changed in a copy (`make mutants`); the first test that failed is named.",
     ),
     "faults": (
         "Faults of machines",
