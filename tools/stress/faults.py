@@ -9,7 +9,6 @@ view of this program's own (unshare). What a machine does not allow is said in i
 """
 
 import contextlib
-import functools
 import json
 import os
 import random
@@ -85,6 +84,7 @@ class Copy:
     def __init__(self, root: Path, notebooks: str = "00", runs: Path | None = None, **environment: str):
         self.root, self.runs, self.build = root, runs or root / "runs", root / "build"
         self.results, self.log = root / "results", root / "log"
+        self.journal = root / "results" / "tiny-glyphs-v1.jsonl"
         root.mkdir(parents=True)
         for source in map(ROOT.joinpath, COPIED):
             if source.is_dir():
@@ -110,6 +110,13 @@ class Copy:
         variables = {name: value for name, value in (self.environment | environment).items() if value is not None}
         return subprocess.Popen(command, cwd=self.root, env=variables, text=True, errors="replace",
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+
+    def journalled(self) -> list[str]:
+        """The finished runs of the tiny study, as its log names them when they begin."""
+        return [f"{row['arm']['arm']} {row['seed']}" for row in lines_of(self.journal)]
+
+    def begun(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
 
     def call(self, *command: str, **environment: str | None) -> "Done":
         return Done(self.start(*command, **environment), self)
@@ -144,21 +151,19 @@ class Done:
         return textwrap.shorten(text, 220, placeholder=" …")
 
 
-_making = threading.Lock()
+_MADE: dict[str, tuple[Path, float]] = {}
+_MAKING = threading.Lock()
 
 
 def made(dataset: str = "") -> tuple[Path, float]:
     """The runs of an undisturbed notebook, 02 with this dataset or else 00, and the seconds that they took."""
-    with _making:
-        return _make(dataset)
-
-
-@functools.cache
-def _make(dataset: str) -> tuple[Path, float]:
-    copy, start = Copy(SCRATCH / f"whole {dataset}", "02" if dataset else "00"), time.perf_counter()
-    done = copy.call("make", "run", DISTILL_DATASET=dataset)
-    assert done.well, done.printed[-3000:]
-    return copy.runs, time.perf_counter() - start
+    with _MAKING:
+        if dataset not in _MADE:
+            copy, start = Copy(SCRATCH / f"whole {dataset}", "02" if dataset else "00"), time.perf_counter()
+            done = copy.call("make", "run", DISTILL_DATASET=dataset)
+            assert done.well, done.printed[-3000:]
+            _MADE[dataset] = copy.runs, time.perf_counter() - start
+        return _MADE[dataset]
 
 
 def warm(root: Path, dataset: str = "") -> Copy:
@@ -172,36 +177,24 @@ def warm(root: Path, dataset: str = "") -> Copy:
 
 def half_written(copy: Copy) -> list[str]:
     """The files under their own names that do not hold what was written, and what is left of writing others."""
-    readers = {
-        ".safetensors": _store.load, ".partial": _store.load, ".json": _store.read_json, ".jsonl": lines_of,
-        ".ipynb": lambda path: nbformat.validate(nbformat.read(path, as_version=4)), ".html": whole_page, ".tmp": gone,
-    }  # fmt: skip
+    readers = {".safetensors": _store.load, ".partial": _store.load, ".json": _store.read_json, ".jsonl": lines_of,
+               ".ipynb": lambda path: nbformat.validate(nbformat.read(path, as_version=4))}  # fmt: skip
     found = []
     for path in [*copy.runs.rglob("*"), *copy.build.rglob("*"), *copy.results.rglob("*")]:
+        cut = path.suffix == ".html" and not path.read_text(encoding="utf-8").rstrip().endswith("</html>")
         try:
-            readers.get(path.suffix, lambda path: None)(path)
+            readers.get(path.suffix, str)(path)
         except (_store.DamagedFile, ValueError, nbformat.ValidationError):
-            found.append(path.name)
+            cut = True
+        found += [path.name] * (cut or path.suffix == ".tmp")
     return found
-
-
-def gone(path: Path):
-    raise ValueError(f"{path} was left over")
-
-
-def whole_page(path: Path):
-    if not path.read_text(encoding="utf-8").rstrip().endswith("</html>"):
-        raise ValueError(f"{path} was cut short")
 
 
 def lines_of(path: Path) -> list[dict]:
     """The whole lines of a JSON-lines file, verified where they have a check. Raises ValueError for a damaged one."""
     rows = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
-    for row in rows:
-        if isinstance(row.get("check"), str) and row["check"] != _store.digest(
-            {k: row[k] for k in row if k != "check"}
-        ):
-            raise ValueError(f"a line of {path} was changed")
+    if any("check" in row and row.pop("check") != _store.digest(row) for row in rows):
+        raise ValueError(f"a line of {path} was changed")
     return rows
 
 
@@ -218,19 +211,6 @@ def finished(copy: Copy) -> dict[str, str]:
 def kept(before: dict[str, str], copy: Copy) -> bool | None:
     """Whether all that was finished before is unchanged; None where nothing was."""
     return before.items() <= finished(copy).items() if before else None
-
-
-def journal(copy: Copy) -> Path:
-    return copy.results / "tiny-glyphs-v1.jsonl"
-
-
-def journalled(copy: Copy) -> list[str]:
-    """The finished runs of the tiny study, as its log names them when they begin."""
-    return [f"{row['arm']['arm']} {row['seed']}" for row in lines_of(journal(copy))]
-
-
-def begun(copy: Copy) -> list[str]:
-    return copy.log.read_text().splitlines() if copy.log.exists() else []
 
 
 def twice(copy: Copy, cause, command: tuple, *, refused: bool = True, names: Path | None = None, before: tuple = (),
@@ -310,13 +290,13 @@ def kernel_killed(folder: Path) -> Outcome:
 def study_killed(folder: Path) -> Outcome:
     copy, chance, ended, half = Copy(folder / "copy"), random.Random(4), True, []
     for _ in range(4):
-        enough = len(journalled(copy)) + chance.randint(1, 5)
+        enough = len(copy.journalled()) + chance.randint(1, 5)
         command = (sys.executable, "-m", "distill_utils", *STUDY, "6")
-        ended &= killed(copy, command, lambda enough=enough: len(journalled(copy)) >= enough)
+        ended &= killed(copy, command, lambda enough=enough: len(copy.journalled()) >= enough)
         half += half_written(copy)
     done = copy.python(*STUDY, "6")
     message = (done.message or "nothing") + ("" if ended else "; A PROCESS WAS LEFT")
-    whole = len(set(journalled(copy))) == len(journalled(copy)) == 24
+    whole = len(set(copy.journalled())) == len(copy.journalled()) == 24
     return Outcome(message, done.well, whole, not half + half_written(copy))
 
 
@@ -397,19 +377,15 @@ def without_network() -> tuple:
 # Full disks
 
 
-def mount(options: str, path: Path) -> None:
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True)
-    if "FAULTS_OWN_VIEW" not in os.environ or done.returncode:
-        raise NotPossible("a disk cannot be mounted here")
-
-
 @contextlib.contextmanager
 def disk(path: Path, options: str):
     """A disk in memory at path, seen by this program and its children alone; in the end with room and writable."""
     path.mkdir(parents=True, exist_ok=True)
-    mount(options, path)
+    mount = ["mount", "-t", "tmpfs", "tmpfs", path, "-o"]
+    if "FAULTS_OWN_VIEW" not in os.environ or subprocess.run([*mount, options], capture_output=True).returncode:
+        raise NotPossible("a disk cannot be mounted here")
     yield
-    mount("remount,rw,size=300m", path)
+    subprocess.run([*mount, "remount,rw,size=300m"], check=True)
 
 
 @fault("runs on a read-only disk", "DISTILL_RUNS on a disk mounted read-only: `run 00`; then writable", "runs", "ro")
@@ -425,8 +401,8 @@ def disk_full_study(folder: Path) -> Outcome:
     copy = Copy(folder / "copy")
     shutil.rmtree(copy.results)
     outcome = twice(copy, disk(copy.results, "size=8k"), (*STUDY, "30", "--workers", "1"))
-    again = len(begun(copy)) - len(set(begun(copy)))  # the run that met the full disk
-    return outcome._replace(nothing_lost=again == 1 and len(journalled(copy)) == 120)
+    again = len(copy.begun()) - len(set(copy.begun()))  # the run that met the full disk
+    return outcome._replace(nothing_lost=again == 1 and len(copy.journalled()) == 120)
 
 
 # Damaged files
@@ -519,7 +495,7 @@ def results_bytes(folder: Path) -> Outcome:
 def journal_damaged(folder: Path, case: int) -> Outcome:
     copy, command = Copy(folder / "copy"), (*STUDY, "2", "--workers", "1")
     assert copy.python(*command).well
-    path, results = journal(copy), copy.results / "tiny-glyphs.json"
+    path, results = copy.journal, copy.results / "tiny-glyphs.json"
     right = _store.read_json(results)["runs"]
     results.unlink()
     copy.log.unlink()
@@ -529,7 +505,7 @@ def journal_damaged(folder: Path, case: int) -> Outcome:
     cause = damaged(path, content, cure=start) if case < 2 else contextlib.nullcontext(path.write_bytes(content))
     outcome = twice(copy, cause, command, refused=case < 2, names=path if case < 2 else None)
     same = [run["metrics"] for run in _store.read_json(results)["runs"]] == [run["metrics"] for run in right]
-    return outcome._replace(nothing_lost=same and len(begun(copy)) == (8 if case == 3 else 1))
+    return outcome._replace(nothing_lost=same and len(copy.begun()) == (8 if case == 3 else 1))
 
 
 @fault("checks damaged", "the file of checks with a changed byte, then `checks`; deleted, again", "checks")
@@ -561,7 +537,7 @@ def clock(folder: Path) -> Outcome:
         os.utime(path, (ahead, ahead), follow_symlinks=False)
     done += [copy.call("make", "run"), copy.python(*STUDY, "1")]
     made_again = any(path.stat().st_mtime != ahead for path in copy.runs.glob("*.safetensors"))
-    lost = before != finished(copy) or made_again or len(begun(copy)) != 4
+    lost = before != finished(copy) or made_again or len(copy.begun()) != 4
     return all_well(copy, *done, lost=lost or "Setting up" in done[2].printed)
 
 
