@@ -31,6 +31,6 @@ def test_every_fault_and_every_machine_has_a_row():
     import strangers
 
     assert [row["fault"] for row in KEPT["mutants"]] == [mutant.name for mutant in mutants.MUTANTS]
-    assert {row["fault"] for row in KEPT["faults"]} == {fault.name for fault in faults.FAULTS}
+    assert {row["fault"] for row in KEPT["faults"]} == {fault.fault for fault in faults.FAULTS}
     assert {row["machine"] for row in KEPT["machines"]} >= {machine["name"] for machine in strangers.machines()}
     assert {row["run"] for row in KEPT["flakes"] if row["what"] == "whole"} >= set(range(1, 11))

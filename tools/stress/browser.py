@@ -1,12 +1,11 @@
 """Widgets in a real browser: Chromium opens lessons in JupyterLab, runs every cell and moves every control.
 
-    python tests/browser.py          lessons 02, 08 and 09, into results/reliability.json (make browser-test)
-    python tests/browser.py 00 04    lessons of these numbers; no table is written
+    python tools/stress/browser.py          lessons 02, 08 and 09, into results/reliability.json (make browser-test)
+    python tools/stress/browser.py 00 04    lessons of these numbers; no table is written
 
-Works on copies in a temporary folder; what is trained stays in runs/ as ever, pictures of every explorer before and
-after each move go into build/browser. What is done in the browser stands in browser.mjs. Without node, its modules or
-Chromium nothing is tried: one sentence says so, and that is no failure. LOOK_MODULES is the folder of the modules and
-CHROMIUM the browser's program, as for docs/site/look.mjs.
+Works on copies of the lessons; pictures of every explorer before and after each move go into build/browser, and
+browser.mjs drives the browser. Without node, its modules or Chromium nothing is tried: one sentence says so, and that
+is no failure. LOOK_MODULES names the folder of the modules, CHROMIUM the browser, as for tools/site/look.mjs.
 """
 
 import json
@@ -23,13 +22,13 @@ from pathlib import Path
 
 import reliability
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = reliability.ROOT
 NUMBERS = ("02", "08", "09")
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def missing(environment: dict) -> str | None:
-    """What a browser would need and this machine does not have, in words; None where all is there."""
+    """The first thing that this machine lacks for a test in a browser, in words; None if nothing."""
     path = environment.get("PATH", "")
     if not shutil.which("node", path=path):
         return "node"
@@ -54,13 +53,13 @@ def jupyterlab(folder: Path, *options: str) -> Iterator[dict]:
            "DISTILL_BUILD": "build"}  # fmt: skip
     command = [sys.executable, "-m", "jupyter", "lab", str(folder / "notebooks")]
     command += ["--no-browser", "--port=0", *options]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container: Jupyter wants to be told that this is meant
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container
         command.append("--allow-root")
     log = folder / "jupyter.log"
-    with log.open("wb") as words:
+    with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches this program alone, which then stops the server in order.
         environment = os.environ | {name: str(folder / own[name]) for name in own}
-        server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=words, stderr=words,
+        server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                                   start_new_session=True)  # fmt: skip
     try:
         yield _address(server, folder / "runtime", log)
@@ -74,7 +73,7 @@ def jupyterlab(folder: Path, *options: str) -> Iterator[dict]:
 
 
 def _address(server: subprocess.Popen, runtime: Path, log: Path, limit: float = 120) -> dict:
-    """What the server says of itself once it listens. Raises RuntimeError with its last words where it does not."""
+    """The server's own record of its address, once it listens. Raises RuntimeError with its log if it does not."""
     end = time.monotonic() + limit
     while server.poll() is None and time.monotonic() < end:
         for path in runtime.glob("jpserver-*.json"):

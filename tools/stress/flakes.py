@@ -1,12 +1,12 @@
-"""Does a test pass by luck? The suite again and again: other hash seeds, unit tests in another order, one and two
-threads in turn.
+"""Does a test pass by luck? The suite again and again: other hash seeds, unit tests in another order, one or two
+threads.
 
-    python tests/flakes.py                 ten runs of the whole suite, into results/reliability.json (make flakes)
-    python tests/flakes.py --what unit     ten runs of the unit tests alone, a table's rows of their own
+    python tools/stress/flakes.py              ten runs of the whole suite, recorded as a table (make flakes)
+    python tools/stress/flakes.py --what unit  ten runs of the unit tests alone
 
-Each run is kept as it ends, and only runs that are missing are started: it can be stopped, and gone on with. Rows of
-an earlier commit stay until --anew forgets them. What pytest said lies in build/flakes. Every run of the whole suite
-trains its models anew, in a folder that is removed: ten of them take hours, so this is not part of `make test`.
+Each run is recorded as it ends, and only missing runs are started, so it can be stopped and continued; --anew forgets
+the recorded runs. pytest's output goes to build/flakes. Every run of the whole suite trains its models anew: ten of
+them take hours.
 """
 
 import argparse
@@ -15,36 +15,25 @@ import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import reliability
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from distill_utils import settings, training
 
-from distill_utils import settings, training  # noqa: E402
-
+ROOT = reliability.ROOT
 WRITTEN = (":!results/reliability.json", ":!docs/reliability.md")  # by this program, while it runs
 # Left out: it reads the table that this program writes, so one run that failed would fail every later one.
-READS_THE_TABLE = "tests/test_flakes.py::test_the_rows_that_are_committed_failed_nowhere"
+READS_THE_TABLE = "tests/tools/test_reliability.py::test_no_row_of_a_table_failed"
 
 
 def outcome(text: str) -> dict:
-    """How many tests passed, failed and were skipped, as pytest printed it. Raises ValueError if it did not end."""
+    """How many tests passed, failed and were skipped, from pytest's output. Raises ValueError if it did not end."""
     closing = re.findall(r"^(?:=+ )?((?:\d+ \w+, )*\d+ \w+) in [\d.]+s\b", text, re.MULTILINE)
     if not closing:
         raise ValueError(f"pytest did not come to its end; its last words:\n{text[-2000:]}")
     counts = {word.rstrip("s"): int(number) for number, word in re.findall(r"(\d+) (\w+)", closing[-1])}
-    return {
-        "passed": counts.get("passed", 0),
-        "failed": counts.get("failed", 0) + counts.get("error", 0),
-        "skipped": counts.get("skipped", 0),
-    }
-
-
-def failing(text: str) -> list[str]:
-    """The names of the tests that failed, from what pytest printed."""
-    return re.findall(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+    failed = counts.get("failed", 0) + counts.get("error", 0)
+    return {"passed": counts.get("passed", 0), "failed": failed, "skipped": counts.get("skipped", 0)}
 
 
 def commit() -> str:
@@ -56,21 +45,16 @@ def commit() -> str:
 
 
 def attempt(what: str, run: int) -> tuple[dict, str]:
-    """One run of the suite: its row, and what pytest said."""
+    """One run of the suite: its row, and pytest's output."""
     row = {"what": what, "run": run, "commit": commit(), "hash seed": run, "order seed": run, "threads": 2 - run % 2}
     with tempfile.TemporaryDirectory() as runs:
-        environment = os.environ | {
-            "PYTHONHASHSEED": str(row["hash seed"]), "ORDER_SEED": str(row["order seed"]),
-            "TEST_THREADS": str(row["threads"]), "OMP_WAIT_POLICY": "passive",  # two cores, four threads: no spinning
-            "DISTILL_RUNS": runs,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        }  # fmt: skip
+        own = {"PYTHONHASHSEED": str(run), "ORDER_SEED": str(run), "TEST_THREADS": str(row["threads"]),
+               "OMP_WAIT_POLICY": "passive",  # two cores, four threads: no spinning
+               "DISTILL_RUNS": runs, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tools' / 'stress'}"}  # fmt: skip
         command = [sys.executable, "-m", "pytest", "-q", "-p", "shuffled", "-p", "no:cacheprovider"]
-        command += ["--deselect", READS_THE_TABLE]
-        done = subprocess.run(
-            command + (["tests"] if what == "unit" else []), cwd=ROOT, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        command += ["--deselect", READS_THE_TABLE, *(["tests"] if what == "unit" else [])]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | own, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT)  # fmt: skip
     return row | outcome(done.stdout), done.stdout
 
 
@@ -78,27 +62,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--what", choices=["whole", "unit"], default="whole", help="with the notebooks, or without")
-    parser.add_argument("--anew", action="store_true", help="forget the runs that are kept of this kind")
+    parser.add_argument("--anew", action="store_true", help="forget the recorded runs of this kind")
     chosen = parser.parse_args(arguments)
-    rows = [row for row in reliability.kept("flakes") if not (chosen.anew and row["what"] == chosen.what)]
-    there = {row["run"] for row in rows if row["what"] == chosen.what}
-    missing = [run for run in range(1, chosen.runs + 1) if run not in there]
-    told = settings.ROOT / "build" / "flakes"
-    told.mkdir(parents=True, exist_ok=True)
+    rows = [row for row in reliability.kept().get("flakes", []) if not (chosen.anew and row["what"] == chosen.what)]
+    recorded = {row["run"] for row in rows if row["what"] == chosen.what}
+    missing = [run for run in range(1, chosen.runs + 1) if run not in recorded]
+    output = settings.ROOT / "build" / "flakes"
+    output.mkdir(parents=True, exist_ok=True)
     with training.progress_bar(len(missing), "flakes", unit="run") as bar:
         for run in missing:
             row, text = attempt(chosen.what, run)
-            (told / f"{chosen.what}-{run}.txt").write_text(text, encoding="utf-8")
+            (output / f"{chosen.what}-{run}.txt").write_text(text, encoding="utf-8")
             rows = sorted([*rows, row], key=lambda row: (row["what"], row["run"]))
             reliability.record("flakes", rows)
-            bar.write(", ".join(f"{name} {value}" for name, value in row.items()))
-            for name in failing(text):
-                bar.write(f"  FAILED {name}")
+            bar.write("\n  ".join([str(row), *re.findall(r"^(?:FAILED|ERROR) \S+", text, re.MULTILINE)]))
             bar.update()
-    ours = [row for row in rows if row["what"] == chosen.what]
-    unsteady = sum(row["failed"] > 0 for row in ours)
-    print(f"{len(ours) - unsteady} of {len(ours)} runs passed ({chosen.what})")
-    return int(unsteady > 0)
+    failed = [row["run"] for row in rows if row["what"] == chosen.what and row["failed"]]
+    print(f"failed in runs {failed}: see {output}" if failed else "no run failed")
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -67,23 +67,23 @@ MUTANTS = [
            "commands/test_train"),
     Mutant("a view that changes with the batch", "augment", 'f"view {view}", index,',
            'f"view {view}", torch.arange(len(index)),', "package/test_augment"),
-    Mutant("object mask inverted", "glyphs", '"object": (glyph > 0)', '"object": ~(glyph > 0)', "package/test_glyphs"),
+    Mutant("object mask inverted", "glyphs", '"object": (glyph', '"object": ~(glyph', "package/test_glyphs"),
     Mutant("logits not centred", "explain/__init__", "[:, 0] - outputs.mean(1)", "[:, 0]", "explain/test_explain"),
     Mutant("mass without its chance", "explain/metrics", "(mass - area) / (1 - area)", "mass", "explain"),
     Mutant("gates that are never closed", "studies/explanations", 'if failed else ""', 'if failed and False else ""',
            "studies/test_explanations"),
     Mutant("tree distilled on labels", "soft_tree", "(batch.teacher_logits / temperature).softmax(1)",
            "F.one_hot(batch.labels.clamp(min=0), tree.num_classes).float()", "package/test_soft_tree"),
-    Mutant("left and right exchanged in the hard tree", "hard_tree", "part(2 * node + 1, used), part(2 * node + 2, used)",
-           "part(2 * node + 2, used), part(2 * node + 1, used)", "package/test_hard_tree"),
+    Mutant("left and right exchanged in the hard tree", "hard_tree", "part(2 * node + 1, used), part(2 * node + 2,",
+           "part(2 * node + 2, used), part(2 * node + 1,", "package/test_hard_tree"),
     Mutant("seeds not paired", "stats", "t_interval(_differences(treated, control)",
            "t_interval(np.sort(treated) - np.sort(control)", "package/test_stats"),
     Mutant("many claims, no correction", "stats", "(len(p) - np.arange(len(p))) * p[order]", "p[order]",
            "package/test_stats"),
     Mutant("accuracy among unlabelled images", "evaluation",
            "(labels.dtype == torch.long and int(labels.min()) < 0)", "False", "package/test_evaluation"),
-    Mutant("a damaged artifact is believed", "_store", 'checksum(tensors, metadata["record"]) != metadata.get("sha256")',
-           "False", "package/test_store"),
+    Mutant("a damaged artifact is believed", "_store", 'metadata["record"]) != metadata.get("sha256")',
+           'metadata["record"]) == ""', "package/test_store"),
 ]  # fmt: skip
 
 
@@ -97,7 +97,9 @@ def caught(mutant: Mutant) -> str:
         path = copy / "distill_utils" / f"{mutant.module}.py"
         text = path.read_text(encoding="utf-8")
         if text.count(mutant.right) != 1:
-            sys.exit(f"{mutant.name}: {mutant.module}.py has {mutant.right!r} {text.count(mutant.right)} times, not once")
+            sys.exit(
+                f"{mutant.name}: {mutant.module}.py has {mutant.right!r} {text.count(mutant.right)} times, not once"
+            )
         path.write_text(text.replace(mutant.right, mutant.wrong), encoding="utf-8")
         tests = [f"tests/{name}.py" if "/" in name else f"tests/{name}" for name in mutant.tests.split()]
         command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "-p", "no:cacheprovider", *tests]

@@ -18,12 +18,12 @@ PAGE = ROOT / "docs" / "reliability.md"
 TABLES = {
     "mutants": (
         "Faults in the code",
-        "One line of the package was changed in a copy (`make mutants`). The last column names the first test that "
-        "failed.",
+        "One line of the package was changed in a copy (`make mutants`); the first test that failed is named.",
     ),
     "faults": (
         "Faults of machines",
-        "Copies of the series were killed, locked out of folders, given full disks and damaged files (`make faults`). "
+        "Copies of the series were killed, locked out of folders, and given full disks and damaged files (`make "
+        "faults`). "
         "Completed: the same command succeeded afterwards, and printed one clear message where it first could not. "
         "Nothing lost: no finished work was lost. Nothing half written: every file held all that was written to it. "
         "A dash means that the column does not apply.",

@@ -1,7 +1,6 @@
 """pytest -p shuffled: unit tests in an order drawn from ORDER_SEED, file by file and within each file.
 
-The cells of a notebook keep their places: each needs those before it. Works with xdist's loadfile, whose processes
-all draw the same order.
+Unlike with pytest-randomly, the cells of a notebook stay in order. All processes of xdist draw the same order.
 """
 
 import os
