@@ -45,8 +45,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "build" / "peers")]
 
 from distill_utils import augment, data, losses, models, recipes, training  # noqa: E402
 from distill_utils.data import ImageSet  # noqa: E402
-from distill_utils.training import bar  # noqa: E402
-from distill_utils.training import Schedule  # noqa: E402
+from distill_utils.training import Schedule, progress_bar  # noqa: E402
 
 BATCH, TEMPERATURE, ALPHA, LR = 128, 4.0, 0.9, 1e-3
 ASKED = {  # what is asked of the ratios, each within a round
@@ -268,7 +267,7 @@ def measure(rounds: int, steps: int) -> dict:
     timed = systems(teacher, student, images)
     speed = {name: [] for name in timed}
     order = random.Random(0)
-    with bar((rounds + 1) * len(timed), "timing", unit="run") as progress:
+    with progress_bar((rounds + 1) * len(timed), "timing", unit="run") as progress:
         for round_ in range(rounds + 1):
             for name in order.sample(list(timed), len(timed)):
                 start = time.process_time()
@@ -276,7 +275,7 @@ def measure(rounds: int, steps: int) -> dict:
                 seconds = time.process_time() - start
                 if round_ > 0:  # the first one compiles and fills caches
                     speed[name].append(steps * BATCH / seconds)
-                training.update()
+                progress.update()
     return {"first_batch_loss": first, "speed": speed}
 
 

@@ -27,8 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from distill_utils import augment, losses, models, settings, training  # noqa: E402
 from distill_utils.data import ImageSet  # noqa: E402
-from distill_utils.training import bar  # noqa: E402
-from distill_utils.training import Schedule  # noqa: E402
+from distill_utils.training import Schedule, progress_bar  # noqa: E402
 
 BATCH, STEPS, ROUNDS = 128, 40, 3
 
@@ -180,12 +179,12 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     parts, rows = (student_costs, class_costs, image_costs, recording_costs, process_costs), []
-    with bar(len(parts) + 1, "measuring", unit="part") as progress:
+    with progress_bar(len(parts) + 1, "measuring", unit="part") as progress:
         for part in parts:
             rows += part()
-            training.update()
+            progress.update()
         held = memory()
-        training.update()
+        progress.update()
     print(f"{'grows':12}{'x':>8}  {'kind':12}{'µs an image':>14}{'model':>10}{'ratio':>8}")
     for row in rows:
         ratio = row["measured"] / row["model"]
