@@ -84,11 +84,13 @@ class SimKD(nn.Module):
     """A student that reuses the teacher's classifier (Chen et al. 2022; lesson 07): head(projector(features)).
 
     Student and projector are trained, the head is frozen, the student's own head is not used. The projector stays in
-    the model, so count its parameters. Student and teacher must be a PlainCNN or a ResNet.
+    the model, so count its parameters. Raises ValueError for an unsupported model.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module):
         super().__init__()
+        # Refuses other models. It also draws random numbers (for a Conv2d), so the first weights below depend on it.
+        stages(student), stages(teacher)
         self.body = nn.Sequential(student.features, student.pool, nn.Flatten())
         self.projector = nn.Linear(student.head.in_features, teacher.head.in_features)
         self.head = nn.Linear(teacher.head.in_features, teacher.head.out_features)

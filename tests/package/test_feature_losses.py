@@ -126,7 +126,7 @@ def test_simkd_keeps_the_teachers_classifier(pair, images):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s, t, x: feature_losses.stages(nn.Linear(3, 2)), "must be a PlainCNN or a ResNet, got Linear"),
+        (lambda s, t, x: SimKD(nn.Linear(3, 2), t), "must be a PlainCNN or a ResNet, got Linear"),
         (lambda s, t, x: Hinted(s, models.build("resnet", 5, 2), 2, (2, 12, 16)), "must have one size, got"),
         (lambda s, t, x: feature_losses.read_teacher(t, x, ["pool"], 7), "same classes, got 5 and 7"),
         (lambda s, t, x: attention_transfer_loss(F_S, F_T[:, :, :1]), "must have the same N, H and W"),
