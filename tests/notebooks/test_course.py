@@ -1,8 +1,8 @@
-"""The graded exercises: every solution passes, every named wrong answer fails with words that help, the students'
-version gives nothing away, and a lesson that changed under its exercises is noticed.
+"""The graded exercises: every solution passes, every named wrong answer fails with a helpful message, the students'
+version contains no solution, and the exercises were reviewed against the lesson as it is now.
 
-Cells are run here, in this process: a kernel for every wrong answer would take minutes. One lesson goes through
-nbgrader's own autograder, to show that it reads the format as we do.
+Cells run in this process: a kernel for every wrong answer would take minutes. One lesson goes through nbgrader's own
+autograder, to show that it reads the format as we do.
 """
 
 import ast
@@ -17,12 +17,12 @@ import pytest
 from nbformat import from_dict, validate
 from nbgrader.nbgraderformat import MetadataValidator
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "course"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "course"))
 import exercises
 
 SOURCES = exercises.sources()
 NAMES = [path.stem for path in SOURCES]
-RULES = [  # of the lessons' rules those that exercises keep as well
+RULES = [  # the lessons' rules that hold for exercises, too
     "one_title_first", "heading_levels_in_order", "short_cells", "plain_python", "nothing_installed",
     "no_path_of_a_machine", "nothing_from_outside", "no_typed_result",
 ]  # fmt: skip
@@ -70,28 +70,23 @@ def run_task(path, i, *, wrong=None):
 # (a) The sources
 
 
-def test_the_exercises_are_those_of_the_lessons():
-    assert SOURCES
+def test_every_lesson_from_01_has_exercises():
     assert [path.parent.name for path in SOURCES] == NAMES
     assert [name[:2] for name in NAMES] == [f"{i:02}" for i in range(1, len(NAMES) + 1)], "numbers without a gap"
+    assert SOURCES
 
 
 @each_source
-def test_a_source_is_a_notebook_that_nbgrader_reads(path):
+def test_a_source_follows_nbgraders_format_and_the_rules_of_the_lessons(path):
     notebook = from_dict(json.loads(path.read_text(encoding="utf-8")))
     validate(notebook)
     MetadataValidator().validate_nb(notebook)
+    book = notebook_rules.read(path)
+    assert not [found for rule in RULES for found in notebook_rules.RULES[rule](book, path)]
 
 
 @each_source
-@pytest.mark.parametrize("rule", RULES)
-def test_a_source_keeps_the_rules_of_the_lessons(path, rule):
-    found = list(notebook_rules.RULES[rule](notebook_rules.read(path), path))
-    assert not found, "\n" + "\n".join(found)
-
-
-@each_source
-def test_a_source_has_no_output_and_steady_ids(path):
+def test_a_source_has_no_output_and_stable_ids(path):
     cells = exercises.read(path)["cells"]
     ids = [cell["id"] for cell in cells]
     assert len(set(ids)) == len(ids)
@@ -111,20 +106,19 @@ def test_a_source_has_three_tasks_of_twelve_points(path):
     assert all(worth)
     assert sum(worth) == exercises.POINTS
     assert all(exercises.grading(cell).get("locked") for cell in before if cell["cell_type"] == "code")
-    judgements = [cell for task in tasks for cell in task.cells if exercises.grading(cell).get("task")]
-    assert judgements, "at least one task asks for a judgement"
-    assert any("### BEGIN HIDDEN TESTS" in cell["source"] for task in tasks for cell in task.cells if is_test(cell))
-    for cell in judgements:
-        kept = cell["source"].split("=== BEGIN MARK SCHEME ===")
-        assert len(kept) == 2
-        assert kept[1].endswith("=== END MARK SCHEME ===")
-        assert "**A model answer.**" in kept[1]
-        assert "**Marking guide.**" in kept[1]
+    cells = [cell for task in tasks for cell in task.cells]
+    assert any("### BEGIN HIDDEN TESTS" in cell["source"] for cell in cells if is_test(cell))
+    judgements = [cell["source"] for cell in cells if exercises.grading(cell).get("task")]
+    assert judgements, "at least one task requires a judgement"
+    for source in judgements:
+        (scheme,) = re.findall(r"=== BEGIN MARK SCHEME ===(.*)=== END MARK SCHEME ===$", source, re.DOTALL)
+        assert "**A model answer.**" in scheme
+        assert "**Marking guide.**" in scheme
 
 
 @each_source
 def test_every_code_cell_of_a_task_has_its_role(path):
-    """A solution with markers inside a function; tests and data that nbgrader puts back if a student changed them."""
+    """Solutions with markers, inside functions; tests and data that nbgrader restores if a student changed them."""
     for task in tasks_of(path):
         assert all(solution for _, solution in exercises.wrong_answers(task.cells)), "they follow their solution"
         for cell in task.cells:
@@ -133,14 +127,15 @@ def test_every_code_cell_of_a_task_has_its_role(path):
                 assert grading["solution"] != grading["locked"], f"cell {cell['id']} is solution or locked"
                 assert grading["solution"] == ("### BEGIN SOLUTION" in cell["source"]), f"cell {cell['id']}"
                 if grading["solution"]:
-                    assert "\n    ### BEGIN SOLUTION" in cell["source"], f"{cell['id']}: solutions stand in functions"
+                    assert "\n    ### BEGIN SOLUTION" in cell["source"], (
+                        f"{cell['id']}: put the solution into a function"
+                    )
                     assert exercises.wrong_answers(task.cells), f"{cell['id']}: name a wrong answer"
 
 
 @each_source
-def test_every_assertion_says_what_is_wrong_and_tests_say_where_to_read(path):
-    lesson = exercises.LESSONS / path.name
-    headings = notebook_rules.headings(notebook_rules.read(lesson)) if lesson.exists() else ()
+def test_every_assertion_has_a_message_and_tests_name_a_section_of_the_lesson(path):
+    headings = notebook_rules.headings(notebook_rules.read(exercises.LESSONS / path.name))
     known = {text.split(". ")[0] for _, _, text in headings}
     for task in tasks_of(path):
         for cell in task.cells:
@@ -152,7 +147,7 @@ def test_every_assertion_says_what_is_wrong_and_tests_say_where_to_read(path):
         text = re.sub(r'"\s+f?"', "", re.sub(r"\s+", " ", text))
         sections = set(re.findall(r"[Ss]ection (\d+)", text))
         assert sections, f"{task.title!r} names no section of the lesson"
-        assert not known or sections <= known, f"{path.stem} has no section {', '.join(sections - known)}"
+        assert sections <= known, f"{path.stem} has no section {', '.join(sections - known)}"
 
 
 # (b) and (d) Solutions and wrong answers
@@ -167,13 +162,13 @@ def test_a_solution_passes_its_tests_with_nothing_but_the_set_up(path, i, capsys
 
 
 @pytest.mark.parametrize(("path", "i", "wrong"), all_wrong_answers())
-def test_a_named_wrong_answer_fails_with_words_that_help(path, i, wrong):
+def test_a_named_wrong_answer_fails_with_a_helpful_message(path, i, wrong):
     cell = next(cell for cell in tasks_of(path)[i].cells if cell["id"] == wrong)
     with pytest.raises(AssertionError) as failure:
         run_task(path, i, wrong=wrong)
     message = str(failure.value)
     assert cell["metadata"]["wrong"]["says"] in message
-    assert re.search(r"[Ss]ection \d", message), f"does not say which section helps: {message}"
+    assert re.search(r"[Ss]ection \d", message), f"does not name a section that helps: {message}"
     assert not exercises.grading(cell)
 
 
@@ -198,7 +193,7 @@ def course(tmp_path_factory):
 
 
 @each_source
-def test_the_students_version_gives_nothing_away(course, path):
+def test_the_students_version_contains_no_solution(course, path):
     released = exercises.read(course / "release" / path.stem / path.name)
     kept = [cell for cell in exercises.read(path)["cells"] if not exercises.is_wrong(cell)]
     assert [cell["id"] for cell in released["cells"]] == [cell["id"] for cell in kept]
@@ -208,9 +203,8 @@ def test_the_students_version_gives_nothing_away(course, path):
     for source, given in zip(kept, released["cells"], strict=True):
         if exercises.grading(source).get("solution"):
             solution = source["source"].split("### BEGIN SOLUTION")[1].split("### END SOLUTION")[0]
-            assert not {line.strip() for line in solution.splitlines() if len(line.strip()) > 12} & {
-                line.strip() for line in given["source"].splitlines()
-            }
+            shown = {line.strip() for line in given["source"].splitlines()}
+            assert not {line.strip() for line in solution.splitlines() if len(line.strip()) > 12} & shown
 
 
 @each_source
@@ -253,12 +247,9 @@ def test_nbgrader_gives_a_solution_all_points_and_an_empty_one_none(course):
 
 @each_source
 def test_the_exercises_were_reviewed_against_the_lesson_as_it_is(path):
-    lesson = exercises.LESSONS / path.name
-    if not lesson.exists():
-        pytest.skip(f"{path.stem} is in preparation")
-    assert exercises.read(path)["metadata"]["reviewed"] == exercises.digest(lesson), (
-        f"code or headings of {path.stem} have changed since its exercises were looked through: read both, mend what "
-        f"no longer fits, then say python course/exercises.py reviewed {path.stem}"
+    assert exercises.read(path)["metadata"]["reviewed"] == exercises.digest(exercises.LESSONS / path.name), (
+        f"code or headings of {path.stem} have changed since its exercises were reviewed: read both, fix what no "
+        f"longer fits, then run python course/exercises.py reviewed {path.stem}"
     )
 
 
@@ -274,7 +265,7 @@ def test_a_changed_lesson_has_another_digest(tmp_path):
     assert as_it_is == exercises.digest(lesson)
     text = next(cell for cell in content["cells"] if cell["cell_type"] == "markdown")
     text["source"] = ["".join(text["source"]) + "\nOne more sentence."]
-    assert digest() == as_it_is, "other words change nothing that an exercise depends on"
+    assert digest() == as_it_is, "exercises do not depend on the wording"
     text["source"] = [text["source"][0] + "\n## 99. One more section"]
     with_heading = digest()
     code = next(cell for cell in content["cells"] if cell["cell_type"] == "code")

@@ -1,4 +1,4 @@
-"""Notebooks as tests: what make test relies on, tried on notebooks that are broken on purpose."""
+"""Notebooks as tests: our options for nbval, tried on notebooks that are broken on purpose."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CHECK = "from distill_utils.checks import begin, check\nbegin('b')\ncheck('claim', {value}, low=5)"
 
 
@@ -23,9 +23,7 @@ def checked(source, printed):
 
 
 def unchecked(source, printed=""):
-    cell = checked(source, printed)
-    cell.metadata = {}
-    return cell
+    return checked(source, printed) | {"metadata": {}}
 
 
 BOOKS = {
@@ -44,7 +42,7 @@ BOOKS = {
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """Run the notebooks above in a checkout of their own with our options; returns node → PASSED or FAILED, text."""
+    """Run these notebooks in a checkout of their own with our options; returns cell -> PASSED or FAILED, and text."""
     root = tmp_path_factory.mktemp("series")
     (root / "notebooks").mkdir()
     for name in ("conftest.py", "pyproject.toml"):
@@ -61,12 +59,11 @@ def outcome(tmp_path_factory):
         cwd=root, capture_output=True, text=True, timeout=400,
         env=environment | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
     )  # fmt: skip
-    return dict(
-        (node, word) for word, node in re.findall(r"^(PASSED|FAILED) notebooks/(\S+::Cell \d+)", run.stdout, re.M)
-    ), run.stdout
+    words = re.findall(r"^(PASSED|FAILED) notebooks/(\S+::Cell \d+)", run.stdout, re.M)
+    return {cell: word for word, cell in words}, run.stdout
 
 
-def test_a_good_notebook_passes_whatever_its_unchecked_cells_and_warnings_say(outcome):
+def test_a_good_notebook_passes_whatever_its_unchecked_cells_and_warnings_print(outcome):
     words, text = outcome
     assert [words.get(f"good.ipynb::Cell {i}") for i in range(len(BOOKS["good"]))] == ["PASSED"] * 5, text
 
@@ -81,7 +78,7 @@ def test_a_checked_cell_that_prints_something_else_fails(outcome):
     assert outcome[0]["other_output.ipynb::Cell 0"] == "FAILED"
 
 
-def test_a_dead_kernel_is_noticed_long_before_the_time_of_a_cell_is_up(outcome):
+def test_a_dead_kernel_is_reported_long_before_the_timeout_of_a_cell(outcome):
     words, text = outcome
     assert [words[f"dead_kernel.ipynb::Cell {i}"] for i in (0, 1)] == ["FAILED", "FAILED"]
     assert "the kernel died while it ran this cell" in text
