@@ -137,7 +137,7 @@ CASES = {
     losses.dist_loss: (lambda d: logit_pair(d) | {"inter": d.number(0, 3), "intra": d.number(0, 3)}, a_loss),
     evaluation.score: (classified, between(0)),
     evaluation.compare: (lambda d: {k: logit_pair(d)[k] for k in ("student_logits", "teacher_logits")}, between(0)),
-    evaluation.reliability: (lambda d: classified(d) | {"bins": d.whole(1, 30)}, in_unit),
+    evaluation.reliability: (classified, in_unit),
     evaluation.confusions: (classified, lambda r, g: int(r.sum()) == len(g["labels"])),
     evaluation.soft_confusions: (lambda d: every_class(d) | {"temperature": d.number(0.1, 100)}, in_unit),
     evaluation.look_alikes: (
@@ -153,8 +153,7 @@ CASES = {
     stats.verdict: (
         lambda d: seeds_of(d) | {"smallest": d.number(1e-3, 1e3), "p": share(d)},
         lambda r, g: r.startswith(("improves", "worsens", "no meaningful", "inconclusive"))),
-    stats.proportion_interval: (
-        lambda d: {"share": d.number(0, 1), "count": d.whole(1, 10**5)} | level(d), in_unit),
+    stats.proportion_interval: (lambda d: {"share": d.number(0, 1), "count": d.whole(1, 10**5)}, in_unit),
     metrics.relevance_mass: (located, between(-math.inf, 1)),
     metrics.relevance_rank: (located, between(-math.inf, 1)),
     metrics.auroc: (located, in_unit),
