@@ -62,8 +62,8 @@ def verify(name: str, dataset: str, count: int | None = None, *, workers: int | 
 
     count: how many runs, drawn at random from different arms while there are any (default: all). Training amplifies
     the rounding of another processor, so a metric may differ by as much as another seed would make it: by TOLERANCE
-    standard deviations over seeds, pooled over the arms. Metrics that measure time are not compared. Raises
-    ValueError where there are no results, DataError where the dataset is missing.
+    standard deviations over seeds, of this arm or, where that is larger, of the average arm. Metrics that a study names
+    as `not_compared` are left out. Raises ValueError where there are no results, DataError where data is missing.
     """
     study, committed = studies.find(name), studies.results(name, dataset)
     data.load(dataset)
@@ -77,20 +77,20 @@ def verify(name: str, dataset: str, count: int | None = None, *, workers: int | 
     chosen = [rows[i] for i in range(committed["settings"]["seeds"]) for rows in arms][:count]
     calls = [(name, dataset, row["arm"], row["seed"]) for row in chosen]
     again = parallel.run_all(_run_again, calls, workers=workers, what=f"verifying {name} on {dataset}", unit="run")
-    return [_compared(row, metrics, arms, study.timed) for row, metrics in zip(chosen, again, strict=True)]
+    return [_compared(row, metrics, arms, study.not_compared) for row, metrics in zip(chosen, again, strict=True)]
 
 
 def _run_again(name: str, dataset: str, arm: dict, seed: int) -> dict:
     return studies.find(name).run(arm, seed, dataset)
 
 
-def _compared(row: dict, now: dict, arms: list[list[dict]], timed: tuple[str, ...]) -> Verified:
-    before = {name: value for name, value in row["metrics"].items() if name not in timed}
+def _compared(row: dict, now: dict, arms: list[list[dict]], not_compared: tuple[str, ...]) -> Verified:
+    before = {name: value for name, value in row["metrics"].items() if name not in not_compared}
     deviation = {}
     for name, value in before.items():
-        per_arm = [[other["metrics"][name] for other in rows] for rows in arms if name in rows[0]["metrics"]]
-        variance = [statistics.variance(values) for values in per_arm if len(values) > 1]
-        spread = math.sqrt(sum(variance) / len(variance)) if variance else 0.0
+        measured = [[other["metrics"][name] for other in rows] for rows in arms if name in rows[0]["metrics"]]
+        own = [other["metrics"][name] for rows in arms for other in rows if other["arm"] == row["arm"]]
+        spread = max(statistics.stdev(own), statistics.fmean(map(statistics.stdev, measured))) if len(own) > 1 else 0
         allowed = max(TOLERANCE * spread, 1e-6 * abs(value), 1e-9)
         deviation[name] = abs(now.get(name, math.inf) - value) / allowed
     worst = max(deviation, key=lambda name: deviation[name])

@@ -283,7 +283,7 @@ def test_a_run_done_again_is_compared_within_the_spread_over_seeds(change, agree
             metrics = {"score": arm["arm"] + 0.01 * seed + (by or 0), "cost": 1.0 if by == 0 else 9.0}
             return metrics if by is not None else {"cost": 1.0}
 
-        return replace(few.study, run=run, timed=("cost",))
+        return replace(few.study, run=run, not_compared=("cost",))
 
     monkeypatch.setattr(studies.parallel, "run_all", in_this_process)
     monkeypatch.setattr(study_command.data, "load", lambda name: None)
