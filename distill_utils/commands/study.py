@@ -62,8 +62,8 @@ def verify(name: str, dataset: str, count: int | None = None, *, workers: int | 
 
     count: how many runs, drawn at random from different arms while there are any (default: all). Training amplifies
     the rounding of another processor, so a metric may differ by as much as another seed would make it: by TOLERANCE
-    standard deviations over seeds, of this arm or, where that is larger, of the average arm. Metrics that a study names
-    as `not_compared` are left out. Raises ValueError where there are no results, DataError where data is missing.
+    standard deviations over seeds, of this arm or, where that is larger, of the average arm. A study's `not_compared`
+    metrics are left out. Raises ValueError where there are no results, DataError where the dataset is missing.
     """
     study, committed = studies.find(name), studies.results(name, dataset)
     data.load(dataset)

@@ -52,8 +52,9 @@ class Study:
     """What a study runs and what it asks.
 
     arms(dataset): a list of JSON-able dicts whose keys are among `keys`, those that others build upon (teachers)
-    first; run(arm, seed, dataset): the metrics of one run; claims(dataset): what is to be judged; not_compared: metrics
-    of time, or of a single tuning run, which another machine need not repeat; version: raise it when old runs no longer answer what the study asks.
+    first; run(arm, seed, dataset): the metrics of one run; claims(dataset): what is to be judged; not_compared:
+    metrics of time, or of a single tuning run, which another machine need not repeat; version: raise it when old
+    runs no longer answer what the study asks.
     """
 
     name: str
