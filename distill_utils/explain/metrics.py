@@ -184,7 +184,7 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
 def auroc(maps: Tensor, masks: Tensor) -> Tensor:
     """Probability that a pixel inside the mask is more relevant than one outside (ties count half), N, in [0, 1]."""
     maps, masks, _ = _flat(maps, masks)
-    rank = torch.from_numpy(scipy.stats.rankdata(maps, axis=1)) - 0.5  # pixels below, ties and itself count half
+    rank = torch.from_numpy(scipy.stats.rankdata(maps.numpy(), axis=1)) - 0.5  # pixels below, ties count half
     inside = masks.sum(1)
     outside = maps.shape[1] - inside
     return ((rank * masks).sum(1) - inside**2 / 2) / (inside * outside)
