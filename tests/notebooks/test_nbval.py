@@ -23,7 +23,9 @@ def checked(source, printed):
 
 
 def unchecked(source, printed=""):
-    return checked(source, printed) | {"metadata": {}}
+    cell = checked(source, printed)
+    cell.metadata = {}
+    return cell
 
 
 BOOKS = {

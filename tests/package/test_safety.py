@@ -91,12 +91,10 @@ def test_every_way_to_unpickle_is_found(source):
     assert len(found_in(source)) == 1
 
 
-@pytest.mark.parametrize(
-    "source",
-    ["torch.load(path, weights_only=True)", "model.eval()", "re.compile(x)", "yaml.safe_load(x)", "np.load(x)"],
-)
-def test_what_is_safe_is_accepted(source):
-    assert not found_in(source)
+def test_what_is_safe_is_accepted():
+    assert not found_in(
+        "torch.load(path, weights_only=True); model.eval(); re.compile(x); yaml.safe_load(x); np.load(x)"
+    )
 
 
 # Files that would run code
