@@ -18,7 +18,7 @@ def test_doctor_names_what_an_unknown_dataset_could_be(start_python):
     status, out, err = command(start_python, "doctor", DISTILL_DATASET="glyph")
     assert status == 1
     (failed,) = (line for line in out.splitlines() if not line.startswith("OK "))
-    assert failed.startswith("FAIL  data: unknown dataset 'glyph': one of ")
+    assert failed.startswith("FAIL  data: unknown dataset 'glyph': must be one of ")
     assert all(name in failed for name in data.DATASETS)
     assert "Traceback" not in out + err
 
@@ -46,7 +46,7 @@ def test_doctor_finds_nothing_to_mend_here(monkeypatch, capsys):
     monkeypatch.setenv("DISTILL_DATASET", "digits")
     assert __main__.main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["OK"] * 7
+    assert [line.split()[0] for line in lines] == ["OK"] * 6
     assert "data: digits, 719 labelled images of 10 classes" in lines[3]
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_file_of_timings_is_named(one_notebook, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "unknown dataset 'glyph': one of glyphs, "),
+        (["run"], "unknown dataset 'glyph': must be one of glyphs, "),
         (["study", "dropot"], "unknown study 'dropot': one of dropout, "),
         (["study", "dropout", "--dataset", "digits"], "the study dropout is made for glyphs, "),
     ],
