@@ -337,8 +337,8 @@ def test_an_edit_of_the_source_is_provenance_and_changes_no_key(monkeypatch):
 
 
 def test_an_unknown_kind_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown kind of artifact 'modle': one of images, logits, model"):
-        _store.load_or_make("modle", {}, make)
+    with pytest.raises(ValueError, match="unknown kind of artifact 'weights': one of images, logits, model"):
+        _store.load_or_make("weights", {}, make)
 
 
 def test_a_name_that_is_too_long_is_told_in_a_sentence(tmp_path):
