@@ -164,7 +164,7 @@ def offline(monkeypatch):
 @pytest.mark.parametrize("content", ["bomb", "<!DOCTYPE html><title>503 Service Unavailable</title>", ""])
 def test_a_file_that_is_not_the_datasets_own_is_refused_and_runs_nothing(content, mark, tmp_path, offline):
     """A file that would run code, an error page that was saved as data, an empty file."""
-    files = [tmp_path / name for name in data._SHA256 if name.startswith("MNIST/")]
+    files = [tmp_path / name for name in data._MNIST_SHA256]
     files[0].parent.mkdir(parents=True)
     for path in files:
         torch.save(Bomb(mark), path) if content == "bomb" else path.write_text(content)
