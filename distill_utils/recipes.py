@@ -75,7 +75,7 @@ def distillation(model, batch, *, temperature=4.0, alpha=1.0):
     soft = losses.soft_target_loss(student, batch.teacher_logits, temperature)
     if alpha == 1:
         return soft, {"soft": soft}
-    return (1 - alpha) * losses.hard_label_loss(student, batch.labels) + alpha * soft, {"soft": soft}
+    return losses.distillation_loss(student, batch.teacher_logits, batch.labels, temperature, alpha), {"soft": soft}
 
 
 @dataclass(frozen=True)

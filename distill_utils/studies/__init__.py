@@ -94,12 +94,16 @@ def conduct(name: str, dataset: str, seeds: int | None = None, *, workers: int |
     """Run what is missing of a study and write its results file; where nothing is missing, judge its claims again.
 
     seeds: how many (default: as many as were run, or 5); workers: processes of one thread each (default: one per
-    core); replace: run everything again. Returns the path of the file. Raises ValueError for an unknown study, a
-    dataset it is not made for, or results of another version or of more seeds while replace is False.
+    core); replace: forget the results and the journal first, so a killed run continues without replace. Returns the
+    path of the file. Raises ValueError for an unknown study, a dataset it is not made for, or results of another
+    version or of more seeds while replace is False.
     """
     study, path = find(name), results_path(name, dataset)
     arms = arms_of(study, dataset)
-    before = read(path) if path.exists() and not replace else None
+    if replace:
+        path.unlink(missing_ok=True)
+        _journal(study, dataset).unlink(missing_ok=True)
+    before = read(path) if path.exists() else None
     count = before["settings"]["seeds"] if before else 5
     seeds = count if seeds is None else seeds
     if before and before["settings"].get("version", 1) != study.version:

@@ -164,6 +164,11 @@ def test_workers_train_with_methods_that_they_did_not_register(tmp_path, monkeyp
     assert model.recipe == recipe
 
 
+def test_a_weight_of_the_soft_targets_outside_of_0_and_1_is_refused():
+    with pytest.raises(ValueError, match="alpha"):
+        trained(replace(DISTILLED, method_options={"temperature": 3.0, "alpha": 1.5}))
+
+
 def test_an_option_that_is_off_changes_no_key(monkeypatch):
     before = recipes._key(ALONE)
     real = recipes.asdict

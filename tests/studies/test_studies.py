@@ -280,6 +280,9 @@ def test_a_complete_study_runs_nothing_again_and_a_new_arm_runs_alone(few, monke
     del ran[:]
     assert studies.conduct("few", "glyphs").read_bytes() == first
     assert ran == []
+    studies.conduct("few", "glyphs", 2, replace=True)
+    assert sorted(ran) == [0, 0, 1, 1, 2, 2], "everything is run again"
+    del ran[:]
     wider = replace(noted, arms=lambda dataset: [{"arm": i} for i in range(4)])
     monkeypatch.setattr(studies, "find", lambda name: wider)
     studies.conduct("few", "glyphs")
