@@ -6,6 +6,9 @@ are scarce. The labels of the transfer images are hidden (-1), so that no studen
 
 import functools
 import hashlib
+import multiprocessing
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,23 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_utils import _store, _validate, augment, glyphs, settings, stateless_random
+from distill_utils import _folder, _store, _validate, augment, glyphs, settings, stateless_random
+from distill_utils._folder import DataError, Photographs
 
+__all__ = ["BIASED_LOOK", "DATASETS", "UNLABELLED", "DataError", "ImageData", "ImageSet", "check_name", "load"]
 UNLABELLED = -1
 _SIZES = {"train": 3000, "transfer": 9000, "validation": 2000, "test": 10000}  # of glyphs
-
-
-class DataError(RuntimeError):
-    """A dataset is missing, damaged or unusable. The message says which file and what to do."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """Images with their labels and, for glyphs, their ground truth.
 
-    images: float N×channels×H×W in [0, 1]; labels: LongTensor N, -1 where unlabelled; masks: dict of bool N×H×W, or
-    None; factors: dict of tensors of length N from which glyphs.render draws the images, or None. Raises ValueError
-    for tensors of different lengths. A set may be empty.
+    images: float N×channels×H×W in [0, 1], which for a folder: dataset stay in a file until they are indexed; labels:
+    LongTensor N, -1 where unlabelled; masks: dict of bool N×H×W, or None; factors: dict of tensors of length N from
+    which glyphs.render draws the images, or None. Raises ValueError for tensors of different lengths. A set may be
+    empty.
     """
 
     images: Tensor
@@ -56,7 +58,8 @@ class ImageSet:
             return None if parts is None else {name: values[index] for name, values in parts.items()}
 
         try:
-            return ImageSet(self.images[index], self.labels[index], pick(self.masks), pick(self.factors))
+            images = self.images.subset(index) if isinstance(self.images, Photographs) else self.images[index]
+            return ImageSet(images, self.labels[index], pick(self.masks), pick(self.factors))
         except IndexError as error:
             raise ValueError(f"index out of range for {len(self)} images ({error})") from error
 
@@ -74,7 +77,8 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class ImageData:
-    """The four disjoint splits of a dataset, the names of its classes and its augmentation."""
+    """The four disjoint splits of a dataset, the names of its classes and its augmentation. about: what was read and
+    what was left out of it, for a folder of photographs."""
 
     name: str
     train: ImageSet
@@ -84,6 +88,7 @@ class ImageData:
     classes: tuple[str, ...]
     augmentation: augment.Augmentation = field(default_factory=augment.Augmentation)
     seed: int = 0
+    about: str = ""
 
     @property
     def in_channels(self) -> int:
@@ -94,28 +99,44 @@ class ImageData:
         """Sixteen hexadecimal digits that identify the pixels and labels available to training (all but the test)."""
         digest = hashlib.sha256()
         for part in (self.train, self.transfer, self.validation):
-            digest.update((part.images * 255).round().to(torch.uint8).contiguous().numpy())
+            if isinstance(part.images, Photographs):
+                digest.update(part.images.contents)
+            else:
+                digest.update((part.images * 255).round().to(torch.uint8).contiguous().numpy())
             digest.update(part.labels.contiguous().numpy())
         return digest.hexdigest()[:16]
 
 
-def load(name: str, root: str | Path | None = None, seed: int = 0) -> ImageData:
+def load(name: str, root: str | Path | None = None, seed: int = 0, *, side: int | None = None,
+         labelled: int | None = None, groups: str | None = None) -> ImageData:
     """Load a dataset by name (lesson 00).
 
-    name: a key of DATASETS, or "folder:PATH" for your own images with one folder per class; root: the folder of real
-    datasets (default that of DISTILL_DATA); seed: for glyphs it decides which images are drawn, elsewhere which
-    images become labelled, transfer and validation images; the test split is always the same. Raises ValueError for
-    an unknown name, DataError for files that are missing, damaged or unreadable.
+    name: a key of DATASETS, or "folder:PATH" for your own images, in one folder per class, or in train/, val/ and
+    test/ with these inside; root: the folder of real datasets (default that of DISTILL_DATA); seed: for glyphs it
+    decides which images are drawn, elsewhere which images become labelled, transfer and validation images; the test
+    split is always the same. Raises ValueError for an unknown name, DataError for files that are missing, damaged or
+    unreadable.
+
+    For a folder: side: of the square that each image is scaled and cropped to, in pixels (default DISTILL_SIDE or
+    32); labelled: how many training images keep their labels, while the others join the transfer set, which is
+    otherwise the folder unlabelled/ or empty (default: all); groups: a regular expression whose first group, in a
+    file's name, names the photograph that it was cut from, so that its pieces stay in one split. They may also be a
+    part of the name: "folder:PATH?side=64&labelled=500".
     """
     _validate.number("seed", seed, -(2**63), 2**63 - 1, whole=True)
+    name = settings.dataset(name, side)
+    for option, value in {"labelled": labelled, "groups": groups}.items():
+        name = name if value is None else settings.with_option(name, option, value)
     check_name(name)
-    make = _folder if name.startswith("folder:") else DATASETS[name]
+    make = _own_images if name.startswith("folder:") else DATASETS[name]
     return make(name, settings.data_folder() if root is None else Path(root), seed)
 
 
 def check_name(name: str) -> None:
     """Raise ValueError, with the known names, for a dataset that load cannot find by name."""
-    if name not in DATASETS and not name.startswith("folder:"):
+    if name.startswith("folder:"):
+        _options(name)
+    elif name not in DATASETS:
         known = ", ".join([*DATASETS, "folder:PATH"])
         raise ValueError(f"unknown dataset {name!r}: must be one of {known} (set DISTILL_DATASET to choose)")
 
@@ -198,33 +219,115 @@ def _download(kind: str, root: Path, train: bool) -> tuple[Tensor, Tensor, tuple
     return images.float() / 255, torch.as_tensor(dataset.targets).long(), tuple(dataset.classes)
 
 
-def _folder(name: str, root: Path, seed: int, side: int = 32) -> ImageData:
-    """Your own images, one folder per class: RGB, shorter side scaled to `side` pixels, centre cropped."""
-    import torchvision
-    from torchvision.transforms import v2
+def _options(name: str) -> tuple[str, int, int | None, str | None]:
+    """The path, side, labelled and groups of a name like folder:PATH?side=64."""
+    path, *parts = re.split(r"[?&](side|labelled|groups)=", settings.dataset(name).removeprefix("folder:"))
+    given: dict = dict(zip(parts[::2], parts[1::2], strict=True))
+    for option, least in {"side": 8, "labelled": 1}.items():
+        if option in given:
+            given[option] = int(given[option]) if given[option].isdecimal() else given[option]
+            _validate.number(option, given[option], least, whole=True)
+    try:
+        has_group = re.compile(given.get("groups", "()")).groups > 0
+    except re.error:
+        has_group = False
+    if not has_group:
+        raise ValueError(f"groups must be a regular expression with a group, like (.*)_, got {given['groups']!r}")
+    return path, given["side"], given.get("labelled"), given.get("groups")
 
+
+def _own_images(name: str, root: Path, seed: int) -> ImageData:
+    """A folder of photographs, see _folder."""
+    path, side, labelled, pattern = _options(name)
     try:
-        path = settings.absolute(name.removeprefix("folder:"))
-        exists = path.is_dir()
+        folder = settings.absolute(path)
+        exists = folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # "~nobody", a name that is too long
-        raise DataError(f"invalid path in {name!r} ({error}); use folder:PATH") from error
+        raise DataError(f"invalid path in {f'folder:{path}'!r} ({error}); use folder:PATH") from error
     if not exists:
-        raise DataError(f"{path} is not a directory: use folder:PATH with one subfolder of images per class")
+        raise DataError(f"{folder} is not a directory: use folder:PATH with one subfolder of images per class")
     try:
-        dataset = torchvision.datasets.ImageFolder(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: {error}") from error
-    if len(dataset.classes) < 2:
-        raise DataError(f"{path} must have at least two folders of images, got {dataset.classes[0]}")
-    shrink = v2.Compose([v2.Resize(side), v2.CenterCrop(side), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-    images = []
-    for file, _ in dataset.samples:
-        try:
-            images.append(shrink(dataset.loader(file)))
-        except Exception as error:
-            raise DataError(f"{file} cannot be read as an image ({error}): fix or remove it") from error
-    labels = torch.tensor(dataset.targets)
-    return _split(name, torch.stack(images), labels, tuple(dataset.classes), seed, augment.PHOTOS)
+        found = _folder.scan(folder)
+        hashes = _folder.content_hashes(found.files, folder)
+        images = _folder.open_photographs(found.files, hashes, side)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from error
+    labels, groups = torch.tensor(found.labels), torch.from_numpy(_folder.groups(found.files, hashes, pattern))
+    given = {part: torch.tensor([p == part for p in found.parts]).nonzero()[:, 0] for part in ("", *_SIZES)}
+    notes = _leaks(given, groups) + _contradictions(found, hashes)
+    splits = _own_splits(given, labels, groups, seed, labelled)
+    for label, name_of_class in enumerate(found.classes):
+        for part in ("train", "validation", "test"):
+            if not (labels[splits[part]] == label).any():
+                raise DataError(f"class {name_of_class!r} has too few images ({int((labels == label).sum())}) to be in "
+                                "training, validation and test: add images, or remove its folder")
+    counts = {part: len(rows) for part, rows in splits.items()}
+    if found.skipped:
+        listed = ", ".join(f"{count} {ending}" for ending, count in found.skipped.most_common())
+        notes.append(f"{found.skipped.total()} files are not read: {listed}")
+    about = (f"{name}: {counts['train']:,} labelled, {counts['transfer']:,} unlabelled, {counts['validation']:,} "
+             f"validation and {counts['test']:,} test images of {len(found.classes)} classes, {side}×{side} pixels, "
+             f"{'grey' if images.shape[1] == 1 else 'colour'}")
+    if notes and multiprocessing.parent_process() is None:  # once, and not in every worker
+        warnings.warn(f"{folder}: {'; '.join(notes)}", stacklevel=4)
+    labels[splits["transfer"]] = UNLABELLED
+    sets = {part: ImageSet(images.subset(rows), labels[rows]) for part, rows in splits.items()}
+    return ImageData(name, **sets, classes=found.classes, augmentation=augment.PHOTOS, seed=seed,
+                     about="; ".join([about, *notes]))
+
+
+def _leaks(given: dict[str, Tensor], groups: Tensor) -> list[str]:
+    """Keep a photograph that is in several given parts in the last of train, validation and test alone, and out of
+    the transfer set; say so."""
+    notes, taken = [], torch.empty(0, dtype=torch.long)
+    for part in ("test", "validation", "train", "", "transfer"):
+        leaks = torch.isin(groups[given[part]], taken)
+        if leaks.any():
+            where = "unlabelled" if part == "transfer" else part
+            notes.append(f"{int(leaks.sum())} images in {where}/ are left out, since another split has them too")
+        given[part] = given[part][~leaks]
+        taken = torch.cat([taken, groups[given[part]]])
+    return notes
+
+
+def _contradictions(found: _folder.Found, hashes: list[str]) -> list[str]:
+    """What to say about pictures that are in the folders of two classes."""
+    first: dict[str, int] = {}
+    pairs = [(first.setdefault(digest, i), i) for i, digest in enumerate(hashes) if found.labels[i] >= 0]
+    files = [f"{found.files[a]} and {found.files[b].parent.name}/{found.files[b].name}"
+             for a, b in pairs if found.labels[a] != found.labels[b]]
+    more = f" and {len(files) - 1} more" * (len(files) > 1)
+    return [f"the same picture has two labels: {files[0]}{more}"] if files else []
+
+
+def _own_splits(given: dict[str, Tensor], labels: Tensor, groups: Tensor, seed: int,
+                labelled: int | None) -> dict[str, Tensor]:
+    """The positions of each split: those of the folder where it has them, the others drawn."""
+
+    def draw(rows: Tensor, count: int, seed: int, stream: str) -> tuple[Tensor, Tensor]:
+        """`count` positions or a few more, with at least one of each class and with whole groups; and the rest."""
+        if not len(rows):
+            return rows, rows
+        _, unit = torch.unique(groups[rows], return_inverse=True)
+        first = torch.full((int(unit.max()) + 1,), len(rows)).scatter_reduce(0, unit, torch.arange(len(rows)), "amin")
+        rank = _stratified_order(labels[rows][first], seed, stream).argsort()[unit]
+        order = rank.argsort(stable=True)
+        chosen = torch.arange(len(rows)) < count
+        for label in labels[rows].unique():
+            of_class = labels[rows][order] == label
+            chosen[of_class.nonzero()[0]] = True
+        chosen = torch.isin(unit[order], unit[order][chosen])
+        return rows[order[chosen]], rows[order[~chosen]]
+
+    train, validation, test, transfer = (given[part] for part in ("train", "validation", "test", "transfer"))
+    if not len(train):
+        test, train = draw(given[""], len(given[""]) // 5, 0, "test split")  # the same for every seed
+    if not len(validation):
+        validation, train = draw(train, min(_SIZES["validation"], len(train) // 4), seed, "splits")
+    if labelled is not None:
+        train, rest = draw(train, labelled, seed, "labelled")
+        transfer = torch.cat([rest, transfer])
+    return {"train": train, "transfer": transfer, "validation": validation, "test": test}
 
 
 def _split(name, images, labels, classes, seed, augmentation, *, every_label=False, test=None) -> ImageData:
@@ -240,8 +343,6 @@ def _split(name, images, labels, classes, seed, augmentation, *, every_label=Fal
     rest = rest[_stratified_order(labels[rest], seed, "splits")]
     validation = min(_SIZES["validation"], len(rest) // 4)
     train = len(rest) - validation if every_label else min(_SIZES["train"], len(rest) // 2)
-    if min(train, validation, len(test)) < len(classes):
-        raise DataError(f"{name} has too few images ({len(labels)}) for {len(classes)} classes: needs 8 per class")
     first, second, third = rest.split([train, validation, len(rest) - train - validation])
     return ImageData(
         name, ImageSet(images[first], labels[first]),

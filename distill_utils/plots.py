@@ -3,10 +3,13 @@
 import io
 import math
 import re
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.text import Text
 from PIL import Image
 
 # Okabe and Ito (2008). Teacher, student alone and distilled student keep their colour and dash in the whole series.
@@ -16,7 +19,12 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
 TEACHER = {"color": BLACK, "linestyle": "-", "marker": "o"}
 ALONE = {"color": ORANGE, "linestyle": "--", "marker": "s"}
 DISTILLED = {"color": BLUE, "linestyle": "-.", "marker": "^"}
+# matplotlib's own font has no Chinese, Japanese or Korean letters; where it lacks one, the first of these that is
+# installed is used.
+WIDE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
+              "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS")
 STYLE = {
+    "font.family": ["sans-serif", *(name for name in WIDE_FONTS if name in fontManager.get_font_names())],
     "figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True, "font.size": 14,
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 14, "lines.linewidth": 2.5,
     "lines.markersize": 8, "legend.frameon": False, "svg.hashsalt": "distill",
@@ -37,12 +45,16 @@ def show(fig: Figure, alt: str, table: list[dict] | None = None) -> None:
     """Display a figure with alternative text, and a table of its numbers (lesson 00).
 
     alt: one or two sentences that describe the figure to readers who cannot see it; table: rows, see show_table.
+    Text is shown as it is, so that no name of a class becomes a formula. Warns once about letters that no font on
+    this machine has.
     """
     from IPython.display import display
 
     drawn, packed = io.BytesIO(), io.BytesIO()
-    with plt.style.context(["default", STYLE]):
+    show_dollars(fig)
+    with plt.style.context(["default", STYLE]), warnings.catch_warnings(record=True) as caught:
         fig.savefig(drawn, format="png", metadata={"Software": None})
+    _warn_of_letters(caught)
     plt.close(fig)
     # A palette of 128 colours takes a third of the bytes without a visible difference.
     Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
@@ -50,6 +62,28 @@ def show(fig: Figure, alt: str, table: list[dict] | None = None) -> None:
             metadata={"image/png": {"alt": alt}})
     if table:
         show_table(table)
+
+
+def show_dollars(fig: Figure) -> None:
+    """Make every text of a figure show its dollars, except for what a logarithmic axis writes, such as 10²."""
+    for text in fig.findobj(Text):
+        if "$" in text.get_text() and r"\mathdefault" not in text.get_text():
+            text.set_parse_math(False)
+
+
+def _warn_of_letters(caught: list) -> None:
+    """Give each warning again, but of those about letters without a glyph, of which there is one per letter, one."""
+    global _warned
+    for warning in caught:
+        if "missing from font" not in str(warning.message):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif not _warned:
+            _warned = True
+            warnings.warn("no font on this machine has all letters of this figure, and boxes are shown in their place: "
+                          f"install Noto Sans CJK, then restart the kernel ({warning.message})", stacklevel=3)
+
+
+_warned = False
 
 
 def show_table(rows: list[dict]) -> None:

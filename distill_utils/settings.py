@@ -1,6 +1,7 @@
 """Settings from the environment: which dataset, which folders, how many threads. They are read here and nowhere else.
 
 DISTILL_DATASET  the dataset of every notebook (default glyphs)
+DISTILL_SIDE     the width and height of the images of a folder of photographs, in pixels (default 32)
 DISTILL_DATA     the folder of real datasets (default data)
 DISTILL_RUNS     the folder of trained models and recorded logits (default runs)
 DISTILL_BUILD    the folder of executed notebooks, pages and checks (default build)
@@ -16,9 +17,22 @@ _checkout = Path(__file__).resolve().parent.parent
 ROOT = _checkout if (_checkout / "pyproject.toml").exists() else Path.cwd()
 
 
-def dataset() -> str:
-    """The name of the dataset that notebooks use."""
-    return os.environ.get("DISTILL_DATASET") or "glyphs"
+def dataset(name: str | None = None, side: int | None = None) -> str:
+    """The name of the dataset that notebooks use, or this name. That of a folder of photographs says their side."""
+    name = name or os.environ.get("DISTILL_DATASET") or "glyphs"
+    if side is not None or (name.startswith("folder:") and "side=" not in name):
+        name = with_option(name, "side", side or os.environ.get("DISTILL_SIDE") or 32)
+    return name
+
+
+def with_option(name: str, option: str, value) -> str:
+    """The name of a folder of photographs with one more option, such as folder:PATH?side=64. Raises ValueError for
+    another dataset, and where the option is in the name already."""
+    if not name.startswith("folder:"):
+        raise ValueError(f"{option} is for a dataset folder:PATH, not for {name}")
+    if f"{option}=" in name:
+        raise ValueError(f"{option} is given twice: in {name}, and as {value}")
+    return f"{name}{'&' if '?' in name else '?'}{option}={value}"
 
 
 def absolute(path: str | Path) -> Path:

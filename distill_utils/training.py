@@ -20,10 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from distill_utils import stateless_random
 from distill_utils._checkpoint import TrainingDiverged, TrainState, rank_and_world_size, seeded
+from distill_utils._progress import progress_bar
 from distill_utils.augment import Augmentation, augment
 from distill_utils.data import ImageSet
 
@@ -133,12 +133,6 @@ def check_divisible(batch_size: int, processes: int) -> None:
         raise ValueError(
             f"a batch of {batch_size} images cannot be shared evenly by {processes} processes: change either"
         )
-
-
-def progress_bar(total: int, what: str, *, unit: str = "step", quiet: bool = False, initial: int = 0) -> tqdm:
-    """A bar with the time left, on the error stream; use it in a with statement and call its update method."""
-    return tqdm(total=total, desc=what, unit=unit, initial=initial, disable=quiet, leave=False, mininterval=0.5,
-                dynamic_ncols=True)
 
 
 def _batch(images, labels, step, schedule, seed, augmentation, teacher) -> Batch:

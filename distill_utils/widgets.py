@@ -18,8 +18,11 @@ def explore(draw: Callable, *, instead: str, **controls) -> None:
         return
     import matplotlib.pyplot as plt
 
+    from distill_utils import plots
+
     def redraw(**values):
         fig = draw(**values)
+        plots.show_dollars(fig)
         display(fig)
         plt.close(fig)
 

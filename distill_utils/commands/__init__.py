@@ -41,7 +41,8 @@ def _add_train(commands) -> None:
     add = train.add_argument
     add("role", choices=("teacher", "student"), help="the student is distilled from the teacher")
     add("--out", type=_path, required=True, help="folder of this run; ends with model.safetensors in it")
-    add("--dataset", default=settings.dataset())
+    add("--dataset", help="default: that of DISTILL_DATASET, or glyphs")
+    add("--side", type=_count, help="of the images of folder:PATH, in pixels; default: DISTILL_SIDE or 32")
     add("--model", help="a network of distill_utils.models; default: that of the role")
     add("--width", type=_count, help="of the network's layers")
     add("--steps", type=_count, help="default: 2000 for the teacher, 1000 for the student")
@@ -93,13 +94,14 @@ def _train(chosen: argparse.Namespace) -> Path:
     from distill_utils.commands import train
 
     # Before the folder is claimed and a teacher is trained for minutes.
-    data.check_name(chosen.dataset)
+    dataset = settings.dataset(chosen.dataset, chosen.side)
+    data.check_name(dataset)
     models.check_name(chosen.model or chosen.role)
     _validate.temperature(chosen.temperature)
     if chosen.transfer and (chosen.role == "teacher" or chosen.alpha < 1):
         raise ValueError("--transfer adds images without labels: it needs a student and --alpha 1")
-    teacher = replace(recipes.TEACHER, dataset=chosen.dataset)
-    recipe = teacher if chosen.role == "teacher" else recipes.Recipe(dataset=chosen.dataset)
+    teacher = replace(recipes.TEACHER, dataset=dataset)
+    recipe = teacher if chosen.role == "teacher" else recipes.Recipe(dataset=dataset)
     given = {name: getattr(chosen, name) for name in ("steps", "batch_size", "lr", "views", "bf16")}
     schedule = replace(recipe.schedule, **{name: value for name, value in given.items() if value is not None})
     options = {"width": chosen.width} if chosen.width else {}

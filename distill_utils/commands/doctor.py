@@ -67,7 +67,7 @@ def _data() -> str:
     from distill_utils import data
 
     images = data.load(settings.dataset())
-    return f"{images.name}, {len(images.train)} labelled images of {len(images.classes)} classes"
+    return images.about or f"{images.name}, {len(images.train)} labelled images of {len(images.classes)} classes"
 
 
 def _disk() -> str:

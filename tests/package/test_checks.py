@@ -72,9 +72,9 @@ def test_a_band_may_depend_on_the_dataset(monkeypatch, capsys):
     monkeypatch.setenv("DISTILL_DATASET", "folder:mine")
     check("gain", 2, low=low)
     check("gain", -3, low=low, high={"glyphs": 9})
-    assert capsys.readouterr().out == "PASS gain\n" + "NO BAND for folder:mine: gain\n" * 2
+    assert capsys.readouterr().out == "PASS gain\n" + "NO BAND for folder:mine?side=32: gain\n" * 2
     assert [row["passed"] for row in rows()] == [False, True, None, None]
-    assert [row["dataset"] for row in rows()] == ["glyphs", "digits", "folder:mine", "folder:mine"]
+    assert [row["dataset"] for row in rows()] == ["glyphs", "digits", "folder:mine?side=32", "folder:mine?side=32"]
 
 
 def test_begin_removes_the_earlier_checks_of_that_notebook_alone():
