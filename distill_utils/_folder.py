@@ -4,12 +4,13 @@ The file of pixels is in the folder of runs. Its name is a hash of the contents 
 that is renamed, moved to another class or copied is not decoded again. Notebooks and workers map the same file.
 """
 
+import contextlib
 import hashlib
 import mmap
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -133,35 +134,40 @@ class Photographs(Tensor):
         return self.source.digests[self.rows.numpy()].tobytes()
 
 
-def open_photographs(files: list[Path], hashes: list[str], side: int) -> Photographs:
+def open_photographs(files: list[Path], hashes: list[str], side: int, before: list[str]) -> Photographs:
     """The photographs of these files, in their order, each scaled and cropped to side × side pixels.
 
-    hashes: of the files' contents; a content that has been decoded before is not decoded again. One channel where all
-    of them are grey, else three. Raises DataError, which names them, for files that cannot be read.
+    hashes, before: of content_hashes. One channel where all photographs are grey, else three. Raises DataError, which
+    names them, for files that cannot be read.
     """
-    unique = dict(zip(hashes, files, strict=True))
-    names = sorted(unique)
-    key = {"contents": _store.digest(names), "side": side, "version": _store.VERSIONS["photographs"]}
-    path = settings.runs_folder() / f"photographs-{_store.digest(key)}.uint8"
+    unique = dict(sorted(zip(hashes, files, strict=True)))
+    names, path = list(unique), _path(unique, side)
     if not path.exists():
         with _store.locked(path.with_name(f".{path.stem}.lock")):
             if not path.exists():
-                _decode([unique[name] for name in names], path, side)
+                _decode(unique, path, side, before)
     channels, left = divmod(path.stat().st_size, len(names) * side**2)
     if left or channels not in (1, 3):
         raise _store.DamagedFile(f"{path} is damaged (it has another size): delete it and run again")
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     pixels = np.frombuffer(mapped, np.uint8).reshape(len(names), channels, side, side)
-    digests = [hashlib.sha256(f"{name} {key['version']} {pixels.shape[1:]}".encode()).digest() for name in names]
+    shape = (_store.VERSIONS["photographs"], *pixels.shape[1:])
+    digests = [hashlib.sha256(f"{name} {shape}".encode()).digest() for name in names]
     source = _Source(mapped, pixels, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
     place = {name: i for i, name in enumerate(names)}
     return Photographs(source, torch.tensor([place[name] for name in hashes]))
 
 
-def content_hashes(files: list[Path], root: Path) -> list[str]:
-    """The SHA-256 of each file. They are remembered with the files' sizes and times of change, so that only what is
-    new or changed is read."""
+def _path(names: Iterable[str], side: int) -> Path:
+    """Where the pixels of photographs with these hashes, in sorted order, are stored."""
+    key = {"contents": _store.digest([*names]), "side": side, "version": _store.VERSIONS["photographs"]}
+    return settings.runs_folder() / f"photographs-{_store.digest(key)}.uint8"
+
+
+def content_hashes(files: list[Path], root: Path) -> tuple[list[str], list[str]]:
+    """The SHA-256 of each file, and the sorted ones of what was in the folder before. They are remembered with the
+    files' sizes and times of change, so that only what is new or changed is read."""
     index = settings.runs_folder() / f"photographs-{_store.digest([str(root)])}.json"
     known = _store.read_json(index) if index.exists() else {}
     found = {}
@@ -169,11 +175,17 @@ def content_hashes(files: list[Path], root: Path) -> list[str]:
         status = file.stat()
         found[str(file)] = f"{status.st_size} {status.st_mtime_ns} "
     new = [name for name, seen in found.items() if not known.get(name, "").startswith(seen)]
+    before = _sorted_hashes(known)
     for name, digest in zip(new, _parallel(_hash, new, "reading the photographs"), strict=True):
         known[name] = found[name] + digest
-    if new:
-        _store.write_json(index, {name: known[name] for name in found})
-    return [known[str(file)].rpartition(" ")[2] for file in files]
+    known = {name: known[name] for name in found}
+    if _sorted_hashes(known) != before or new:
+        _store.write_json(index, known)
+    return [seen.rpartition(" ")[2] for seen in known.values()], before
+
+
+def _sorted_hashes(known: dict[str, str]) -> list[str]:
+    return sorted({seen.rpartition(" ")[2] for seen in known.values()})
 
 
 def _hash(name: str) -> str:
@@ -194,30 +206,35 @@ def _parallel(function: Callable, values: list, what: str, done: int = 0) -> Ite
                 bar.update()
 
 
-def _decode(files: list[Path], path: Path, side: int) -> None:
-    """Write the pixels of these files. What a killed process has written is continued."""
-    partial, size = path.with_suffix(".partial"), 3 * side**2
+def _decode(files: dict[str, Path], path: Path, side: int, before: list[str]) -> None:
+    """Write the pixels of these files, by hash. What a killed process has written is continued; photographs that
+    were decoded before others were added or removed are copied from their file, which is then deleted."""
+    partial, size, earlier, kept = path.with_suffix(".partial"), 3 * side**2, _path(before, side), {}
+    if earlier.exists():
+        pixels = np.memmap(earlier, np.uint8, "r").reshape(len(before), -1, side, side)
+        kept = {name: i for i, name in enumerate(before)}
 
-    def read(file):
+    def read(name):
         try:
-            return decode(file, side)
+            row = kept.get(name)
+            return decode(files[name], side) if row is None else np.broadcast_to(pixels[row], (3, side, side)).copy()
         except Exception as error:  # whatever the decoder raises
-            return DataError(f"{file} cannot be read as an image ({error})")
+            return DataError(f"{files[name]} cannot be read as an image ({error})")
 
     with _store.friendly_os_errors(path):
         with open(partial, "ab") as out:
             done = out.tell() // size
             out.truncate(done * size)
-            errors: list[DataError] = []
-            for image in _parallel(read, files[done:], "decoding the photographs", done):
+            errors: list[str] = []
+            for image in _parallel(read, [*files][done:], "decoding the photographs", done):
                 if isinstance(image, DataError):
-                    errors.append(image)
+                    errors.append(str(image))
                 elif not errors:
                     out.write(image)
             os.fsync(out.fileno())
         if errors:
-            more = f", and so do {len(errors) - 1} other files" * (len(errors) > 1)
-            raise DataError(f"{errors[0]}{more}: fix or remove it")
+            more = f" and {len(errors) - 10} more" * (len(errors) > 10)
+            raise DataError(f"{'; '.join(errors[:10])}{more}: fix or remove it")
         if all((chunk == chunk[:, :1]).all() for chunk in _chunks(partial, side)):
             with _store.atomic(path) as temporary, open(temporary, "wb") as out:
                 for chunk in _chunks(partial, side):
@@ -225,6 +242,9 @@ def _decode(files: list[Path], path: Path, side: int) -> None:
             partial.unlink()
         else:
             os.replace(partial, path)
+    if earlier != path:
+        with contextlib.suppress(OSError):  # on Windows, where a process still reads it
+            earlier.unlink()
 
 
 def _chunks(path: Path, side: int) -> Iterator[np.ndarray]:

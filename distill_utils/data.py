@@ -232,7 +232,7 @@ def _options(name: str) -> tuple[str, int, int | None, str | None]:
     except re.error:
         has_group = False
     if not has_group:
-        raise ValueError(f"groups must be a regular expression with a group, like (.*)_, got {given['groups']!r}")
+        raise ValueError(f"groups must be a regular expression with a group, got {given['groups']!r}")
     return path, given["side"], given.get("labelled"), given.get("groups")
 
 
@@ -248,8 +248,8 @@ def _own_images(name: str, root: Path, seed: int) -> ImageData:
         raise DataError(f"{folder} is not a directory: use folder:PATH with one subfolder of images per class")
     try:
         found = _folder.scan(folder)
-        hashes = _folder.content_hashes(found.files, folder)
-        images = _folder.open_photographs(found.files, hashes, side)
+        hashes, before = _folder.content_hashes(found.files, folder)
+        images = _folder.open_photographs(found.files, hashes, side, before)
     except PermissionError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}): change its permissions") from error
     labels, groups = torch.tensor(found.labels), torch.from_numpy(_folder.groups(found.files, hashes, pattern))

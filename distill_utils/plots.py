@@ -79,8 +79,8 @@ def _warn_of_letters(caught: list) -> None:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         elif not _warned:
             _warned = True
-            warnings.warn("no font on this machine has all letters of this figure, and boxes are shown in their place: "
-                          f"install Noto Sans CJK, then restart the kernel ({warning.message})", stacklevel=3)
+            warnings.warn("no font on this machine has all letters of this figure, so that some are boxes: install "
+                          f"Noto Sans CJK and restart the kernel ({warning.message})", stacklevel=3)
 
 
 _warned = False
