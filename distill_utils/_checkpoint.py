@@ -5,9 +5,12 @@ writes the checkpoint, all read it.
 """
 
 import contextlib
+import functools
+import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType
 
 import torch
 import torch.distributed as dist
@@ -114,6 +117,48 @@ def rank_and_world_size() -> tuple[int, int]:
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def describe_loss(loss: Callable) -> dict:
+    """A loss in JSON: its name, a digest of its code, and the values that it was given or refers to.
+
+    functools.partial is taken apart; what functools.wraps marks as a wrapper counts as what it wraps.
+    """
+    options: dict = {}
+    while isinstance(loss, functools.partial):
+        options = {str(i): value for i, value in enumerate(loss.args)} | loss.keywords | options
+        loss = loss.func
+    loss = inspect.unwrap(loss)
+    code = getattr(loss, "__code__", None)
+    if code is not None:
+        names = inspect.getclosurevars(loss)
+        options = {**names.globals, **names.nonlocals, **(loss.__kwdefaults__ or {}), **options}
+    return {
+        "name": getattr(loss, "__qualname__", type(loss).__qualname__),
+        "code": _store.digest(_code(code)) if code else None,
+        "options": {name: _described(value) for name, value in sorted(options.items())},
+    }
+
+
+def _code(code: CodeType) -> list:
+    constants: list = []
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            constants.append(_code(value))
+        else:  # the order of a set changes from process to process
+            constants.append(sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value))
+    return [code.co_code.hex(), constants, list(code.co_names)]
+
+
+def _described(value):
+    """A value in JSON: numbers and words as they are, the checksum of a tensor, the type of anything else."""
+    if isinstance(value, tuple):  # a list may be something that the loss appends to
+        return [_described(part) for part in value]
+    if isinstance(value, Tensor):
+        return _store.checksum({"": value})[:16]
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return type(value).__name__
 
 
 @contextlib.contextmanager

@@ -60,3 +60,11 @@ def number(name: str, value: float, low: float = -math.inf, high: float = math.i
 def temperature(value: float) -> None:
     """Raise ValueError unless float32 can represent softmax(z / T) and its differences."""
     number("temperature", value, 1e-3, 1e6)
+
+
+def finite_images(what: str, images: Tensor) -> None:
+    """Raise ValueError, naming the image, for a pixel that is NaN or inf."""
+    if not isinstance(images, Tensor) or bool(images.isfinite().all()):  # a set kept as bytes has no such pixel
+        return
+    first = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
+    raise ValueError(f"image {first} of the {what} contains NaN or inf: fix it or leave it out")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill_utils import _validate
+from distill_utils._recorded import confusion_counts
 from distill_utils.data import ImageSet
 from distill_utils.losses import as_float32
 from distill_utils.training import eval_mode, logits
@@ -83,8 +84,7 @@ def reliability(outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
 def confusions(outputs: Tensor, labels: Tensor) -> Tensor:
     """How often an image of class i is predicted as class j: LongTensor C×C of counts (lesson 01)."""
     _check(outputs, labels)
-    count = outputs.shape[1]
-    return torch.bincount(labels * count + outputs.argmax(1), minlength=count**2).view(count, count)
+    return confusion_counts(outputs, labels)
 
 
 def soft_confusions(outputs: Tensor, labels: Tensor, temperature: float) -> Tensor:

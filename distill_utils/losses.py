@@ -48,8 +48,7 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Te
     Papers disagree about which term alpha weights. alpha = 1 uses no labels, so they may be -1 (unlabelled). Raises
     ValueError for another alpha, or as its parts do.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha, the weight of the soft targets, must be in [0, 1], got {alpha}")
+    _validate.number("alpha, the weight of the soft targets,", alpha, 0, 1)
     soft = soft_target_loss(student_logits, teacher_logits, temperature)
     if alpha == 1:
         return soft

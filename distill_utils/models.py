@@ -1,4 +1,4 @@
-"""Networks: a plain convolutional classifier of any width and a CIFAR residual network.
+"""Networks: a plain convolutional classifier of any width and a CIFAR residual network; trained ones as files.
 
 Both are safe for DeepLIFT as captum computes it: one nn.ReLU module per use, no max pooling, no functional
 activation, no product of activations, and logits as outputs. Images are float32 in [0, 1] and need no normalisation,
@@ -6,12 +6,13 @@ because BatchNorm follows the first layer.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from distill_utils import _validate
+from distill_utils import _store, _validate
 
 
 def _check_images(images: Tensor, first: nn.Conv2d) -> None:
@@ -112,7 +113,59 @@ def build(name: str, num_classes: int, in_channels: int = 1, **options) -> nn.Mo
     generator. Raises ValueError for an unknown name.
     """
     check_name(name)
-    return MODELS[name](num_classes, in_channels, **options).to(memory_format=torch.channels_last)
+    model = MODELS[name](num_classes, in_channels, **options).to(memory_format=torch.channels_last)
+    model.architecture = {"name": name, "num_classes": num_classes, "in_channels": in_channels, "options": options}
+    return model
+
+
+def save(path: Path, model: nn.Module, *, classes: Sequence[str], side: int, **record) -> None:
+    """Write a network of build into one file from which load makes it again (lesson 10).
+
+    classes: the name of each column of the logits; side: of the images, in pixels; record: whatever else is to be
+    known of it, in JSON. The file also says that images are bytes / 255, with no other normalisation (mean 0, sd 1).
+    Raises ValueError for a network that build has not made, or another number of classes.
+    """
+    architecture = getattr(model, "architecture", None)
+    if architecture is None:
+        raise ValueError(f"only a network of models.build can be saved, got {type(model).__name__}: add it to "
+                         "models.MODELS and build it by name, or use torch.export")
+    if len(classes) != architecture["num_classes"]:
+        raise ValueError(f"classes must have a name for each of the {architecture['num_classes']} classes, got "
+                         f"{len(classes)}")
+    _validate.number("side", side, 1, whole=True)
+    shapes = [{name: x.shape for name, x in net.state_dict().items()} for net in (model, _built(architecture))]
+    if shapes[0] != shapes[1]:
+        raise ValueError("the network's layers have been changed since models.build made them, and load could not "
+                         "make it again: save one that has its layers")
+    channels = architecture["in_channels"]
+    record |= {"architecture": architecture, "classes": list(classes), "side": side, "channels": channels,
+               "mean": [0.0] * channels, "sd": [1.0] * channels}
+    _store.save(path, model.state_dict(), record)
+
+
+def load(path: Path) -> nn.Module:
+    """The network in a file that save or the command train has written, in eval mode on the processor (lesson 10).
+
+    Its attributes say what it is: classes (a tuple of names, one per column of the logits), side (of its images, in
+    pixels), channels, and record (all that the file holds besides the weights). Its images are float in [0, 1].
+    Raises ValueError where there is no file, DamagedFile for a file of another kind or one that is not whole.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no model at {path}")
+    tensors, record = _store.load(path)
+    if "architecture" not in record or "classes" not in record:
+        raise _store.DamagedFile(f"{path} is not a model that models.save or the command train has written")
+    model = _built(record["architecture"])
+    model.load_state_dict(tensors)
+    model.classes, model.side = tuple(record["classes"]), record["side"]
+    model.channels, model.record = record["channels"], record
+    return model.eval()
+
+
+def _built(architecture: dict) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # the weights that it draws are not used
+        return build(architecture["name"], architecture["num_classes"], architecture["in_channels"],
+                     **architecture["options"])
 
 
 def check_name(name: str) -> None:
@@ -131,7 +184,7 @@ def cut_student(teacher: PlainCNN, width: int, *, dropout: float = 0.0) -> Plain
     """
     _validate.number("width", width, 1, teacher.features[0].out_channels - 1, whole=True)
     num_classes, in_channels = teacher.head.out_features, teacher.features[0].in_channels
-    student = PlainCNN(num_classes, in_channels, width=width, dropout=dropout)
+    student = build("student", num_classes, in_channels, width=width, dropout=dropout)
     kept = torch.arange(in_channels)
     for wide, narrow in zip(teacher.features, student.features, strict=True):
         if isinstance(wide, nn.Conv2d):

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distill_utils import _store, _validate, data, losses, models, parallel, settings, training
+from distill_utils import _recorded, _store, _validate, data, losses, models, parallel, settings, training
 from distill_utils._checkpoint import seeded, with_prefix
+from distill_utils._recorded import Recorded
 from distill_utils.augment import NONE, Augmentation, augment
 from distill_utils.training import Schedule
 
@@ -28,7 +29,7 @@ class Context(NamedTuple):
     data: data.ImageData
     train: data.ImageSet  # what the student is trained on
     teacher: nn.Module | None
-    recorded: list[Tensor] | None  # the teacher's logits on every view of it, see record
+    recorded: Recorded | None  # the teacher's logits on every view of it, see record
     seed: int
 
 
@@ -184,18 +185,22 @@ def _without_blanks(record: dict) -> dict:
 
 
 def untrained(recipe: Recipe, *, quiet: bool = False) -> nn.Module:
-    """The network of a recipe before its first step: drawn from its seed, or cut out of its teacher."""
+    """The network of a recipe before its first step: drawn from its seed, or cut out of its teacher.
+
+    Its attribute classes has the names of the classes.
+    """
     image_data = dataset(recipe.dataset, recipe.data_seed)
     if recipe.cut:
         assert recipe.teacher is not None  # checked by Recipe
         model = models.cut_student(load_or_train(recipe.teacher, quiet=quiet).model, **recipe.options)
         training.reestimate_batch_norm(model, image_data.train.images)
-        return model
-    with seeded(recipe.seed):
-        model = models.build(recipe.model, len(image_data.classes), image_data.in_channels, **recipe.options)
-        wrap = METHODS[recipe.method].wrap
-        if wrap is not None:
-            model = wrap(model, _context(recipe, quiet=quiet)).to(memory_format=torch.channels_last)
+    else:
+        with seeded(recipe.seed):
+            model = models.build(recipe.model, len(image_data.classes), image_data.in_channels, **recipe.options)
+            wrap = METHODS[recipe.method].wrap
+            if wrap is not None:
+                model = wrap(model, _context(recipe, quiet=quiet)).to(memory_format=torch.channels_last)
+    model.classes = image_data.classes
     return model
 
 
@@ -224,7 +229,7 @@ def _context(recipe: Recipe, *, teacher: nn.Module | None = None, quiet: bool = 
     if recipe.teacher is not None:
         teacher = teacher or load_or_train(recipe.teacher, quiet=quiet).model
         recorded = record(teacher, train.images, views=recipe.schedule.views, augmentation=_augmentation(recipe),
-                          quiet=quiet)
+                          classes=image_data.classes, quiet=quiet)
     return Context(image_data, train, teacher, recorded, recipe.seed)
 
 
@@ -232,41 +237,90 @@ def _augmentation(recipe: Recipe) -> Augmentation:
     return recipe.augmentation or dataset(recipe.dataset, recipe.data_seed).augmentation
 
 
-@functools.lru_cache(maxsize=2)
 def dataset(name: str, seed: int = 0) -> data.ImageData:
-    """data.load, remembered: the sets of a notebook are read once."""
+    """data.load, remembered: the sets of a notebook are read once.
+
+    Raises ValueError where DISTILL_DATASET has changed since this module was imported: TEACHER would be of the old
+    dataset, and the student of the new one.
+    """
+    if settings.dataset() != TEACHER.dataset:
+        raise ValueError(f"DISTILL_DATASET was {TEACHER.dataset!r} at import and is {settings.dataset()!r} now: "
+                         "restart the kernel, and set it before distill_utils is imported")
+    return _dataset(name, seed)
+
+
+@functools.lru_cache(maxsize=2)
+def _dataset(name: str, seed: int) -> data.ImageData:
     return data.load(name, seed=seed)
 
 
 def record(teacher: nn.Module, images: Tensor, *, views: int = 0, augmentation: Augmentation = NONE,
-           quiet: bool = False) -> list[Tensor]:
+           classes: tuple[str, ...] | None = None, batch_size: int = 500, quiet: bool = False) -> Recorded:
     """The teacher's logits on every view of the images, recorded or loaded (lesson 02).
 
-    images: float N×channels×H×W; views: how many augmented views; 0: the unaugmented images. Returns one float16
-    tensor N×C per view, which fit takes as its teacher and looks up by (view, position in the set), so shuffling
-    cannot misalign them. Logits are kept rather than probabilities: the temperature can still be chosen. The error
-    of half precision is at most 2⁻⁷ for logits below 32 in size. Each view is an artifact of its own, keyed by the
-    teacher's weights, the images and the augmentation, so a recording that was killed continues where it was.
-    Raises ValueError for logits that half precision cannot hold, above 65504 or not finite.
+    images: float N×channels×H×W; views: how many augmented views; 0: the unaugmented images; classes: names of your
+    classes in the order of the labels, compared with the teacher's own, if it has any; batch_size: images in memory
+    at a time. Returns one float16 tensor N×C per view, which fit takes as its teacher, compares with the images that
+    it trains on, and looks up by (view, position in the set), so shuffling cannot misalign them. Logits are kept
+    rather than probabilities: the temperature can still be chosen. The error of half precision is at most 2⁻⁷ for
+    logits below 32 in size. Each view is an artifact of its own, keyed by the teacher's weights, the images and the
+    augmentation, so a recording that was killed continues where it was. A teacher that was recorded before is asked
+    about eight images again, and recorded anew if it answers differently: a changed forward changes no weight.
+    Raises ValueError for images that contain NaN or inf, other classes, and logits that half precision cannot hold,
+    above 65504 or not finite.
     """
     _validate.tensors(images=(images, "float N×channels×H×W"))
     _validate.number("views", views, 0, whole=True)
-    key = {
+    _validate.number("batch_size", batch_size, 1, whole=True)
+    _validate.finite_images("images to record", images)
+    own = getattr(teacher, "classes", None)
+    _recorded.check_classes(own, classes)
+    key: dict = {
         "teacher": _store.checksum(teacher.state_dict()), "architecture": repr(teacher),
-        "images": _store.checksum({"images": images}),
+        "images": _recorded.fingerprint(images),
     }
-    recorded = []
-    with training.progress_bar(max(views, 1), "recording the teacher", unit="view", quiet=quiet) as bar:
-        for view in range(max(views, 1)):
 
-            def make(partial, view=view):
-                viewed = augment(images, torch.arange(len(images)), view, augmentation) if views else images
-                halved = training.logits(teacher, viewed).half()
-                if not bool(halved.isfinite().all()):
-                    raise ValueError("cannot record this teacher: its logits are not finite in half precision")
-                return {"logits": halved}, {}
+    def asked(index: Tensor, view: int) -> Tensor:
+        batch = augment(images[index], index, view, augmentation) if views else images[index]
+        return training.logits(teacher, batch, batch_size=len(batch))
 
+    made, total = [], max(views, 1) * len(images)
+    with training.progress_bar(total, "recording the teacher", unit="image", quiet=quiet) as bar:
+
+        def view_of(view: int) -> Tensor:
             view_key = key | {"view": view, "augmentation": asdict(augmentation)} if views else key
-            recorded.append(_store.load_or_make("logits", view_key, make)[0]["logits"])
-            bar.update()
-    return recorded
+
+            def make(partial):
+                parts = []
+                for index in torch.arange(len(images)).split(batch_size):
+                    parts.append(asked(index, view).half())
+                    bar.update(len(index))
+                made.append(view)
+                if not all(bool(part.isfinite().all()) for part in parts):
+                    raise ValueError("cannot record this teacher: its logits are not finite in half precision")
+                return {"logits": torch.cat(parts)}, {}
+
+            return _store.load_or_make("logits", view_key, make)[0]["logits"]
+
+        first = view_of(0)
+        while not made and not _answers_as_recorded(lambda index: asked(index, 0), first):
+            key["forward"] = key.get("forward", 1) + 1  # beside what was recorded of another one with these weights
+            first = view_of(0)
+        recorded = [first]
+        for view in range(1, views):
+            bar.update(view * len(images) - bar.n)
+            recorded.append(view_of(view))
+    return Recorded(recorded, images=key["images"], views=views, augmentation=augmentation if views else None,
+                    classes=tuple(own or classes or ()) or None)
+
+
+def _answers_as_recorded(asked: Callable[[Tensor], Tensor], recorded: Tensor) -> bool:
+    """Whether a teacher still answers about eight images as recorded, up to rounding. One that never answers twice
+    alike cannot be compared, and passes."""
+    index = torch.linspace(0, len(recorded) - 1, min(8, len(recorded))).long().unique()
+
+    def differ(a: Tensor, b: Tensor) -> bool:
+        return a.shape != b.shape or bool((a - b).abs().max() > 2**-7 * b.abs().max())
+
+    now = asked(index).float()
+    return not differ(now, recorded[index].float()) or differ(asked(index).float(), now)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distill_utils import stateless_random
-from distill_utils._checkpoint import TrainingDiverged, TrainState, rank_and_world_size, seeded
+from distill_utils import _recorded, _store, _validate, stateless_random
+from distill_utils._checkpoint import TrainingDiverged, TrainState, describe_loss, rank_and_world_size, seeded
 from distill_utils._progress import progress_bar
 from distill_utils.augment import Augmentation, augment
 from distill_utils.data import ImageSet
@@ -43,6 +43,12 @@ class Schedule:
     weight_decay: float = 0.01
     views: int = 0  # augmented views, one per epoch, then again from the first; 0: unaugmented images
     bf16: bool = False  # convolutions and products in bfloat16; losses, weights and sums stay float32
+
+    def __post_init__(self):
+        for name, low in (("steps", 0), ("batch_size", 1), ("views", 0)):
+            _validate.number(name, getattr(self, name), low, whole=True)
+        for name in ("lr", "weight_decay"):
+            _validate.number(name, getattr(self, name), 0)
 
 
 class Batch(NamedTuple):
@@ -78,19 +84,29 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
     views×N×C (see recipes.record), looked up by view and position, or a network, which is asked at every step, stays
     in eval mode and gets no gradient; checkpoint: a path to save to every checkpoint_every steps (default: at every
     report) and to continue from; every process must see it; on_report: called with the number of the report, 1 to 20.
+    Of a model in train mode, layers that the caller has put into eval mode stay in it, so that the statistics of a
+    frozen BatchNorm do not move; all others are in train mode while it trains. Afterwards the model is in eval mode.
     Returns the history: lists "step", "loss", each part, and "validation_accuracy" in [0, 1] at twenty points.
-    Raises TrainingDiverged, with the steps, when the loss or a weight becomes NaN or inf; ValueError for an empty set
-    or a batch that the processes cannot share evenly; DamagedFile for the checkpoint of another run.
+    Raises TrainingDiverged, with the steps, when the loss or a weight becomes NaN or inf; ValueError for images,
+    recorded logits or a batch that cannot be trained on; DamagedFile for the checkpoint of another run.
     """
-    if len(train) == 0:
-        raise ValueError("cannot train on an empty image set")
     rank, processes = rank_and_world_size()
-    check_divisible(min(schedule.batch_size, len(train)), processes)
+    _check_run(model, train, validation, schedule, processes)
+    if teacher is not None and not isinstance(teacher, nn.Module):
+        _recorded.check(teacher, train.images, train.labels, schedule.views, augmentation)
     device = next(model.parameters()).device
     images, labels = train.images.to(device), train.labels.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
-    key = {"schedule": asdict(schedule), "seed": seed, "images": len(train)}
+    key = {"schedule": asdict(schedule), "seed": seed}
+    if checkpoint is not None:
+        key |= {
+            "images": {"count": len(train), "pixels": _recorded.fingerprint(train.images)[:16],
+                       "labels": _store.digest(train.labels.tolist())},
+            "augmentation": asdict(augmentation) if schedule.views else None, "loss": describe_loss(loss),
+            "teacher": _teacher_digest(teacher),
+        }
     state = TrainState(model, optimizer, checkpoint, key, device)
+    frozen = [module for module in model.modules() if not module.training] if model.training else []
     period = math.ceil(schedule.steps / 20)
     with (
         torch.enable_grad(),  # a caller may load or train inside torch.no_grad
@@ -103,6 +119,8 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
         step = state.resume()
         bar.update(step)
         model.train()
+        for module in frozen:
+            module.training = False
         while step < schedule.steps:
             batch = _batch(images, labels, step, schedule, seed, augmentation, teacher)
             total, parts = loss(network, batch)
@@ -125,6 +143,31 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
                 state.save(step)
     model.eval()
     return state.history
+
+
+def _check_run(model: nn.Module, train: ImageSet, validation: ImageSet | None, schedule: Schedule,
+               processes: int) -> None:
+    if len(train) == 0:
+        raise ValueError("cannot train on an empty image set")
+    batch_size = min(schedule.batch_size, len(train))
+    check_divisible(batch_size, processes)
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if batch_size == processes and any(norm.training or not model.training for norm in norms):
+        raise ValueError("a batch of one image has no spread that BatchNorm could estimate: raise batch_size, or put "
+                         "the BatchNorm layers of a model in train mode into eval mode")
+    if next(model.parameters()).dtype in (torch.float16, torch.bfloat16):
+        raise ValueError("a network in half precision cannot be trained: call float() on it, and use "
+                         "Schedule(bf16=True) for speed")
+    _validate.finite_images("training set", train.images)
+    if validation is not None:
+        _validate.finite_images("validation set", validation.images)
+
+
+def _teacher_digest(teacher: list[Tensor] | Tensor | nn.Module | None) -> str | None:
+    if teacher is None:
+        return None
+    tensors = teacher.state_dict() if isinstance(teacher, nn.Module) else dict(enumerate(teacher))
+    return _store.checksum({str(name): value for name, value in tensors.items()})[:16]
 
 
 def check_divisible(batch_size: int, processes: int) -> None:
@@ -152,7 +195,9 @@ def _batch(images, labels, step, schedule, seed, augmentation, teacher) -> Batch
     augmented = augmented.contiguous(memory_format=torch.channels_last)
     if isinstance(teacher, nn.Module):
         with torch.no_grad():
-            teacher_logits = teacher(augmented)
+            teacher_logits = _recorded.answer(teacher, augmented)
+        if step == 0:
+            _recorded.check_order(teacher_logits, labels[index], getattr(teacher, "classes", None))
     return Batch(augmented, labels[index], index, teacher_logits, step / schedule.steps)
 
 
@@ -195,11 +240,15 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def logits(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
-    """The model's logits in eval mode, N×C, on the device of the images; the modes of its modules are restored."""
+    """The model's logits in eval mode, N×C, on the device of the images; the modes of its modules are restored.
+
+    A network in half precision is asked in half precision and answers in float32; of a tuple or dict of outputs the
+    logits are taken (see _recorded.logits_of). Raises ValueError for outputs without them.
+    """
     device = next((parameter.device for parameter in model.parameters()), images.device)
     parts = (part.to(device).contiguous(memory_format=torch.channels_last) for part in images.split(batch_size))
     with eval_mode(model):
-        return torch.cat([model(part) for part in parts]).to(images.device)
+        return torch.cat([_recorded.answer(model, part) for part in parts]).to(images.device)
 
 
 @torch.no_grad()

@@ -6,13 +6,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import hypothesis
 import pytest
 import torch
 from torch import nn
 
-from distill_utils import settings
+from distill_utils import recipes, settings
 from distill_utils.data import ImageSet
 
 # Programs that tests import: the tools lie outside of the package.
@@ -31,6 +32,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("DISTILL_BUILD", str(tmp_path / "build"))
     monkeypatch.delenv("DISTILL_DATASET", raising=False)
+    monkeypatch.setattr(recipes, "TEACHER", replace(recipes.TEACHER, dataset="glyphs"))  # as if imported without it
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # of the conftest.py above
     torch.manual_seed(0)
 

@@ -1,4 +1,4 @@
-"""The commands: python -m distill_utils doctor | run | train | study NAME | checks."""
+"""The commands: python -m distill_utils doctor | run | train | evaluate | predict | export | study NAME | checks."""
 
 import argparse
 import sys
@@ -25,6 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
     study.add_argument("--verify", type=_count_or_0, metavar="K", help="do K random runs (0: all) again with "
                        "today's code and compare them with the committed results")
     _add_train(commands)
+    evaluate = commands.add_parser("evaluate", help="measure a trained model on the validation and test images")
+    predict = commands.add_parser("predict", help="the classes that a trained model finds in image files")
+    export = commands.add_parser("export", help="write a trained model as a program that other software runs")
+    for command in (evaluate, predict, export):
+        command.add_argument("model", type=_path, help="a model.safetensors that train wrote")
+    evaluate.add_argument("--dataset", default=settings.dataset())
+    predict.add_argument("images", type=_path, nargs="+", metavar="IMAGE")
+    predict.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
     chosen = parser.parse_args(arguments)
     if chosen.command == "doctor":
         from distill_utils.commands import doctor  # alone, so that it can speak where a package is missing
@@ -115,6 +123,18 @@ def _train(chosen: argparse.Namespace) -> Path:
                        device=chosen.device, compiled=chosen.compile)
 
 
+def _use(chosen: argparse.Namespace) -> bool:
+    from distill_utils.commands import use
+
+    if chosen.command == "predict":
+        return use.predict(chosen.model, chosen.images, as_json=chosen.json)
+    if chosen.command == "evaluate":
+        print(use.evaluate(chosen.model, chosen.dataset))
+    if chosen.command == "export":
+        use.export(chosen.model)
+    return True
+
+
 def _run(chosen: argparse.Namespace) -> int:
     from distill_utils import _store, checks, data, training
     from distill_utils.commands import run, study
@@ -127,7 +147,9 @@ def _run(chosen: argparse.Namespace) -> int:
         if chosen.command == "run":
             run.run(chosen.notebooks, in_place=chosen.in_place)
         if chosen.command == "train":
-            print(f"the model is in {_train(chosen)}")
+            _train(chosen)
+        if chosen.command in ("evaluate", "predict", "export"):
+            ok = _use(chosen)
         if chosen.command == "study":
             options = {"workers": chosen.workers, "replace": chosen.replace, "verify_count": chosen.verify}
             ok = study.run(chosen.name, chosen.dataset, chosen.seeds, **options)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.distributed.nn  # before a group is there, see joined
 from torch.distributed.rendezvous import rendezvous
 
-from distill_utils import _store, recipes, settings, training
+from distill_utils import _recorded, _store, evaluation, models, recipes, settings, training
 from distill_utils.augment import Augmentation
 from distill_utils.recipes import Recipe, Trained
 from distill_utils.training import Schedule
@@ -31,21 +31,24 @@ def train(recipe: Recipe, out: Path, *, teacher: Path | None = None, checkpoint_
     out: gets recipe.json at once, checkpoint.safetensors every checkpoint_every steps (default: twenty times a run)
     and model.safetensors at the end; teacher: a model.safetensors to distil (default: the recipe's own teacher, from
     the store of trained models); device: cpu or cuda (default: cuda where there is one); compiled: compile the steps.
-    Returns the path of the model. Raises ValueError, before anything is trained, where out holds another recipe's
-    run, the batch cannot be shared by the processes or there is no such device; DamagedFile for a checkpoint, model
-    or teacher that is not whole.
+    Prints the accuracy on validation and test and what to do next. Returns the path of the model. Raises ValueError,
+    before anything is trained, where out holds another recipe's run, the teacher has other classes, the batch cannot
+    be shared by the processes or there is no such device; DamagedFile for a checkpoint, model or teacher that is not
+    whole.
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     training.check_divisible(recipe.schedule.batch_size, processes)
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("torch finds no GPU here: leave --device out")
     network = load(teacher).model if teacher else None
+    image_data = recipes.dataset(recipe.dataset, recipe.data_seed)
+    _recorded.check_classes(network and network.classes, image_data.classes)
     record = {"recipe": asdict(recipe), "teacher": _store.checksum(network.state_dict()) if network else None}
     record = json.loads(json.dumps(record))  # as it is read back: tuples are lists
     _reserve_output_dir(out, record)
     path, checkpoint = out / "model.safetensors", out / "checkpoint.safetensors"
     if path.exists():
-        load(path)
+        _report(path, rank)
         return path
     ingredients = recipes.ingredients(recipe, teacher=network, quiet=rank > 0)
     model = recipes.untrained(recipe, quiet=rank > 0)
@@ -55,22 +58,30 @@ def train(recipe: Recipe, out: Path, *, teacher: Path | None = None, checkpoint_
             model.compile()
         history = training.fit(model, checkpoint=checkpoint, checkpoint_every=checkpoint_every, **ingredients)
         if rank == 0:
-            _store.save(path, model.state_dict(), record | {"history": history})
+            accuracy = {part: evaluation.evaluate(model, getattr(image_data, part))["accuracy"]
+                        for part in ("validation", "test")}
+            models.save(path, model, classes=image_data.classes, side=image_data.train.images.shape[-1],
+                        **record, history=history, accuracy=accuracy)
             checkpoint.unlink()
+    _report(path, rank)
     return path
+
+
+def _report(path: Path, rank: int) -> None:
+    """How good the model is and what to do next; printed by the first process alone."""
+    if rank > 0:
+        return
+    record = load(path).model.record
+    accuracy = ", ".join(f"{part} accuracy {100 * value:.1f} %" for part, value in record["accuracy"].items())
+    print(f"{accuracy}\nthe model is in {path}; try python -m distill_utils evaluate, predict or export {path}")
 
 
 def load(path: Path) -> Trained:
     """A model that train wrote, in eval mode on the processor. Raises DamagedFile for any other file."""
-    if not Path(path).exists():
-        raise ValueError(f"there is no model at {path}")
-    tensors, record = _store.load(path)
-    if "recipe" not in record:
+    model = models.load(path)
+    if "recipe" not in model.record:
         raise _store.DamagedFile(f"{path} was not written by the command train: name a model.safetensors that was")
-    recipe = _recipe(record["recipe"])
-    model = recipes.untrained(recipe)
-    model.load_state_dict(tensors)
-    return Trained(model.eval(), record["history"], recipe, [])
+    return Trained(model, model.record["history"], _recipe(model.record["recipe"]), [])
 
 
 def torchrun(processes: int, *arguments: str) -> None:

@@ -85,6 +85,51 @@ def test_a_wrong_argument_raises_an_error_that_names_it(call, message):
         call()
 
 
+# A file
+
+
+@pytest.mark.parametrize(("name", "options"), [("student", {"width": 3}), ("resnet", {"blocks": 1, "width": 8})])
+def test_a_saved_network_needs_nothing_but_its_file(name, options, tmp_path):
+    model = models.build(name, 3, 2, **options)
+    reestimate_batch_norm(model, torch.rand(20, 2, 12, 12))
+    path = tmp_path / "model.safetensors"
+    models.save(path, model, classes=("cat", "dog $", "猫"), side=12, note="mine")
+    random = torch.get_rng_state()
+    loaded = models.load(path)
+    assert torch.equal(torch.get_rng_state(), random)
+    images = torch.rand(4, 2, 12, 12)
+    assert not loaded.training
+    assert torch.equal(logits(loaded, images), logits(model, images))
+    assert (loaded.classes, loaded.side, loaded.channels) == (("cat", "dog $", "猫"), 12, 2)
+    assert (loaded.record["note"], loaded.record["mean"], loaded.record["sd"]) == ("mine", [0.0, 0.0], [1.0, 1.0])
+    models.save(path, loaded, classes=loaded.classes, side=12)
+    cut = models.cut_student(models.build("student", 3, 2, width=5), 4)
+    models.save(path, cut, classes=loaded.classes, side=12)
+    assert torch.equal(logits(models.load(path), images), logits(cut, images))
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
+    def save(model, classes="abc", **options):
+        models.save(tmp_path / "model", model, **{"classes": classes, "side": 8} | options)
+
+    changed = models.build("student", 3)
+    changed.head = nn.Linear(32, 5)
+    for arguments, message in (
+        ((nn.Linear(3, 3),), "only a network of models.build can be saved, got Linear"),
+        ((models.build("student", 3), "ab"), "a name for each of the 3 classes, got 2"),
+        ((changed,), "layers have been changed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save(*arguments)
+    with pytest.raises(ValueError, match="side must be an integer"):
+        save(models.build("student", 3), side=0)
+    with pytest.raises(ValueError, match="there is no model at"):
+        models.load(tmp_path / "model")
+    _store.save(tmp_path / "model", {"a": torch.zeros(2)}, {})
+    with pytest.raises(_store.DamagedFile, match="is not a model that models.save or the command train has written"):
+        models.load(tmp_path / "model")
+
+
 # A student cut from its teacher's weights
 
 

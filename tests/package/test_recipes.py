@@ -191,6 +191,23 @@ def test_snapshots_are_the_weights_along_training():
     assert state(trained(replace(recipe, snapshots=False))) == state(first)
 
 
+def test_a_dataset_that_changes_after_the_imports_is_refused(monkeypatch):
+    """The series' own teacher would be of the old one."""
+    monkeypatch.setenv("DISTILL_DATASET", "digits")
+    with pytest.raises(ValueError, match="DISTILL_DATASET was 'glyphs' at import and is 'digits' now: restart"):
+        recipes.dataset(settings.dataset())
+
+
+def test_a_trained_model_has_the_names_of_its_classes():
+    assert trained(ALONE).model.classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize("alpha", [None, "1", float("nan")])
+def test_a_weight_that_is_no_number_is_one_sentence(alpha):
+    with pytest.raises(ValueError, match="alpha, the weight of the soft targets, must be a finite number"):
+        trained(replace(DISTILLED, method_options={"temperature": 3.0, "alpha": alpha}))
+
+
 def test_an_unknown_method_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown method 'hints': one of hard_labels, distillation"):
         Recipe(dataset="digits", method="hints")

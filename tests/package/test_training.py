@@ -1,6 +1,8 @@
 """The training loop: whose weights move, what a step sees, and runs that end as if nobody had interrupted them."""
 
 import contextlib
+import copy
+import functools
 import itertools
 import random
 import signal
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from distill_utils import _store, losses, models, recipes, training
 from distill_utils.augment import Augmentation
@@ -22,6 +25,11 @@ LONG = Schedule(steps=60, batch_size=8, lr=0.01, views=3)  # a report every thir
 
 def alone(model, batch):
     return losses.hard_label_loss(model(batch.images), batch.labels), {}
+
+
+def weighted(model, batch, weight):
+    total, parts = alone(model, batch)
+    return weight * total, parts
 
 
 def soft(model, batch):
@@ -98,6 +106,20 @@ def test_the_student_is_in_train_mode_at_every_step_and_in_eval_mode_afterwards(
     assert len(modes) == 18 * 7
     assert all(modes)
     assert not any(module.training for module in model.modules())
+
+
+def test_a_batchnorm_that_the_caller_froze_stays_frozen(train, tiny_model, tiny_set):
+    model = tiny_model().train()
+    model[1].eval()
+    before, modes = model[1].running_mean.clone(), []
+
+    def loss(model, batch):
+        modes.append((model[1].training, model[4].training))
+        return alone(model, batch)
+
+    train(model, loss, validation=tiny_set)
+    assert set(modes) == {(False, True)}
+    assert torch.equal(model[1].running_mean, before)
 
 
 def test_every_parameter_of_the_student_is_trained(train, tiny_model):
@@ -225,7 +247,12 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(
 def test_a_finished_run_is_not_trained_again(train, tiny_model, tmp_path):
     model, again = tiny_model(), tiny_model(1)
     history = train(model, checkpoint=tmp_path / "checkpoint")
-    assert train(again, lambda *_: pytest.fail("asked for a step"), checkpoint=tmp_path / "checkpoint") == history
+
+    @functools.wraps(alone)
+    def refuse(*_):
+        pytest.fail("asked for a step")
+
+    assert train(again, refuse, checkpoint=tmp_path / "checkpoint") == history
     assert state(again) == state(model)
 
 
@@ -234,16 +261,35 @@ def test_a_finished_run_is_not_trained_again(train, tiny_model, tmp_path):
     [
         ({"schedule": Schedule(steps=18, batch_size=8, lr=0.02, views=2)}, "schedule.lr is 0.01, not 0.02"),
         ({"seed": 1}, "seed is 0, not 1"),
-        ({"images": None}, "images is 37, not 30"),
+        ({"images": slice(30)}, "images.count is 37, not 30; images.pixels is .*"),
+        ({"images": torch.arange(36, -1, -1)}, r"images.pixels is \w+, not \w+; images.labels is .*"),
+        ({"augmentation": replace(AUGMENTATION, shift=2.0)}, "augmentation.shift is 1.0, not 2.0"),
+        ({"loss": functools.partial(weighted, weight=3.0)}, "loss.options.weight is 2.0, not 3.0"),
+        ({"loss": alone}, "loss.name is weighted, not alone; loss.code is .*"),
+        ({"teacher": 1}, r"teacher is \w+, not \w+"),
+        ({"teacher": [torch.zeros(37, 3)] * 2}, r"teacher is \w+, not \w+"),
+        ({"teacher": None}, r"teacher is \w+, not None"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(change, difference, train, tiny_model, tiny_set, tmp_path):
-    path = tmp_path / "checkpoint"
-    train(tiny_model(), checkpoint=path)
+    path, loss = tmp_path / "checkpoint", functools.partial(weighted, weight=2.0)
+    history = train(tiny_model(), loss, teacher=tiny_model(7), checkpoint=path)
+    assert train(tiny_model(1), loss, teacher=tiny_model(7), checkpoint=path) == history
     if "images" in change:
-        change = {"images": tiny_set.subset(torch.arange(30))}
+        change = {"images": tiny_set.subset(change["images"])}
+    if change.get("teacher") == 1:
+        change = {"teacher": tiny_model(8)}
     with pytest.raises(_store.DamagedFile, match=f"{path} is the checkpoint of another run [(]{difference}[)]"):
-        train(tiny_model(), checkpoint=path, **change)
+        train(tiny_model(), checkpoint=path, **{"loss": loss, "teacher": tiny_model(7)} | change)
+
+
+def test_a_number_that_a_loss_refers_to_is_part_of_it(train, tiny_model, tmp_path):
+    def halved(weight):
+        return lambda model, batch: (weight * alone(model, batch)[0], {})
+
+    train(tiny_model(), halved(0.5), checkpoint=tmp_path / "checkpoint")
+    with pytest.raises(_store.DamagedFile, match=r"[(]loss.options.weight is 0.5, not 0.25[)]"):
+        train(tiny_model(), halved(0.25), checkpoint=tmp_path / "checkpoint")
 
 
 def test_a_damaged_checkpoint_is_named(train, tiny_model, tmp_path):
@@ -358,6 +404,51 @@ def test_a_step_that_ruins_the_weights_is_noticed_at_its_report(step, train, tin
     with pytest.raises(TrainingDiverged):
         train(tiny_model(), loss, LONG, checkpoint=path)
     assert all(values.isfinite().all() for values in _store.load(path)[0].values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 2.5}, r"steps must be an integer in \[0, inf\), got 2.5"),
+        ({"steps": -1}, "steps must be"), ({"batch_size": 0}, "batch_size must be"),
+        ({"batch_size": -1}, "batch_size must be"), ({"views": 1.0}, "views must be"),
+        ({"lr": float("nan")}, "lr must be"), ({"weight_decay": None}, "weight_decay must be"),
+    ],
+)  # fmt: skip
+def test_a_schedule_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule(**options)
+
+
+def test_a_batch_of_one_image_is_refused_where_batchnorm_would_estimate_from_it(train, tiny_model):
+    one = Schedule(steps=2, batch_size=1)
+    with pytest.raises(ValueError, match="a batch of one image has no spread that BatchNorm could estimate"):
+        train(tiny_model(), schedule=one)
+    frozen = tiny_model().train()
+    frozen[1].eval()
+    train(frozen, schedule=one)
+
+
+def test_a_network_in_half_precision_is_not_trained(train, tiny_model):
+    with pytest.raises(ValueError, match=r"half precision cannot be trained: call float\(\)"):
+        train(tiny_model().half())
+
+
+def test_a_teacher_may_answer_in_half_precision_and_in_a_dict(train, tiny_model, tiny_set):
+    teacher, expected, got = tiny_model(5).eval(), [], []
+
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = copy.deepcopy(teacher).to(torch.bfloat16)
+
+        def forward(self, images):
+            return {"logits": self.network(images)}
+
+    for asked, seen in ((teacher, expected), (Other(), got)):
+        train(tiny_model(), lambda m, b, seen=seen: (seen.append(b.teacher_logits), soft(m, b))[1], teacher=asked)
+    assert got[0].dtype == torch.float32
+    torch.testing.assert_close(got[0], expected[0], atol=0.05, rtol=0.05)
 
 
 def test_an_empty_set_is_refused(train, tiny_model, tiny_set):
