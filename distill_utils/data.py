@@ -259,8 +259,9 @@ def _own_images(name: str, root: Path, seed: int) -> ImageData:
     for label, name_of_class in enumerate(found.classes):
         for part in ("train", "validation", "test"):
             if not (labels[splits[part]] == label).any():
-                raise DataError(f"class {name_of_class!r} has too few images ({int((labels == label).sum())}) to be in "
-                                "training, validation and test: add images, or remove its folder")
+                count = int((labels == label).sum())
+                raise DataError(f"class {name_of_class!r} has too few images ({count}) to be in training, validation "
+                                "and test: add images, or remove its folder")
     counts = {part: len(rows) for part, rows in splits.items()}
     if found.skipped:
         listed = ", ".join(f"{count} {ending}" for ending, count in found.skipped.most_common())

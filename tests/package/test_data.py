@@ -1,13 +1,11 @@
 """Image sets: disjoint stratified splits, verified files, errors that name the file, and the fingerprint."""
 
-import shutil
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from distill_utils import augment, data, glyphs, settings
 from distill_utils.data import ImageSet
@@ -166,75 +164,6 @@ def test_the_fingerprint_changes_with_any_pixel_or_label_that_training_sees(part
     prints = [replace(loaded, **{part: image_set}).fingerprint for image_set in (image_set, *changed)]
     assert prints[0] == loaded.fingerprint
     assert len(set(prints)) == 3
-
-
-# A user's own folder
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Three classes of 12 images each, told apart by colour, in several modes and sizes."""
-    colours = {"birds": (250, 0, 0), "cats": (0, 250, 0), "dogs": (0, 0, 250)}
-    for name, colour in colours.items():
-        (tmp_path / "own" / name).mkdir(parents=True)
-        for i in range(12):
-            image = Image.new("RGB", (40 + 3 * i, 70 - 2 * i), colour)
-            image.putpixel((20, 30), (i, 2 * i, 7))
-            mode = ("RGB", "RGBA", "P")[i % 3]
-            image.convert(mode).save(tmp_path / "own" / name / f"{i:02}.png")
-    return tmp_path / "own"
-
-
-def test_a_folder_of_images_is_a_dataset(folder):
-    loaded = data.load(f"folder:{folder}")
-    assert loaded.classes == ("birds", "cats", "dogs")
-    assert loaded.in_channels == 3
-    sizes = [len(getattr(loaded, part)) for part in SPLITS]
-    assert sum(sizes) == 36
-    assert min(sizes) > 3
-    for part in (loaded.train, loaded.validation, loaded.test):
-        assert part.images.shape[1:] == (3, 32, 32)
-        assert torch.equal(part.images.mean((2, 3)).argmax(1), part.labels)
-    assert (loaded.transfer.labels == -1).all()
-
-
-def _break_image(folder):
-    (folder / "cats" / "03.png").write_bytes(b"no image")
-    return folder
-
-
-def _keep_one_class(folder):
-    shutil.rmtree(folder / "cats")
-    shutil.rmtree(folder / "dogs")
-    return folder
-
-
-def _empty_class(folder):
-    (folder / "eels").mkdir()
-    return folder
-
-
-def _few_images(folder):
-    for file in folder.glob("*/0*.png"):
-        file.unlink()
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (_break_image, r"cats/03\.png cannot be read as an image .*: fix or remove it"),
-        (_keep_one_class, "must have at least two folders of images, got birds"),
-        (_empty_class, "eels"),
-        (_few_images, r"too few images \(6\) for 3 classes"),
-        (lambda folder: folder / "nowhere", "nowhere is not a directory: use folder:PATH"),
-        (lambda folder: "~no-such-user/photos", "invalid path in 'folder:~no-such-user/photos' .*; use folder:PATH"),
-        (lambda folder: "x" * 300, "invalid path in 'folder:xxx"),
-    ],
-)
-def test_an_unusable_folder_raises_an_error_that_says_what_to_do(folder, harm, message):
-    with pytest.raises(data.DataError, match=message):
-        data.load(f"folder:{harm(folder)}")
 
 
 # Errors

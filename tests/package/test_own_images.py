@@ -160,6 +160,38 @@ def test_a_folder_around_the_classes_is_named(own):
         load(own.parent)
 
 
+def _no_image(folder):
+    (folder / "cats" / "003.png").write_bytes(b"no image")
+    return folder
+
+
+def _one_class(folder):
+    shutil.rmtree(folder / "cats")
+    shutil.rmtree(folder / "dogs")
+    return folder
+
+
+def _empty_class(folder):
+    (folder / "eels").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (_no_image, r"cats/003\.png cannot be read as an image .*: fix or remove it"),
+        (_one_class, "must have at least two folders of images, got birds"),
+        (_empty_class, "eels has no image that can be read: add images, or remove the folder"),
+        (lambda folder: folder / "nowhere", "nowhere is not a directory: use folder:PATH"),
+        (lambda folder: "~no-such-user/photos", "invalid path in 'folder:~no-such-user/photos' .*; use folder:PATH"),
+        (lambda folder: "x" * 300, "invalid path in 'folder:xxx"),
+    ],
+)
+def test_an_unusable_folder_raises_an_error_that_says_what_to_do(own, harm, message):
+    with pytest.raises(data.DataError, match=message):
+        data.load(f"folder:{harm(own)}")
+
+
 def test_copies_of_a_picture_are_in_one_split(own):
     for i in range(12):
         shutil.copy(own / "cats" / f"{i:03}.png", own / "cats" / f"copy of {i}.png")
@@ -434,6 +466,16 @@ def test_a_wrong_option_is_refused_in_one_sentence(own, options, message, monkey
     monkeypatch.setenv("DISTILL_SIDE", "large")
     with pytest.raises(ValueError, match="side must be an integer .*, got 'large'"):
         load(own)
+
+
+def test_a_relative_path_means_the_same_in_a_command_and_in_a_kernel(own, start_python):
+    """A kernel starts in notebooks/."""
+    code = "import os; os.chdir('notebooks'); from distill_utils import data, settings; "
+    code += "print(data.load(settings.dataset()).about)"
+    relative = os.path.relpath(own, settings.ROOT)
+    out, err = start_python("-c", code, DISTILL_DATASET=f"folder:{relative}").communicate()
+    assert "22 labelled" in out, err
+    assert sizes(load(relative)[0]) == [22, 0, 7, 7]
 
 
 # A float tensor to every function

@@ -4,6 +4,7 @@ import html
 import io
 import re
 import sys
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -87,6 +88,49 @@ def test_the_titles_of_a_grid_show_names_as_they_are():
     assert [title.get_text() for title in titles] == NAMES
     assert not any(title.get_parse_math() or title.get_usetex() for title in titles)
     plt.close(fig)
+
+
+@pytest.mark.parametrize("name", ["$$", "$a$", "$", "a_b^c", "<b>", "`x`", "a|b", "two\nlines"])
+def test_a_figure_shows_a_name_as_it_is_wherever_it_is_written(displayed, name):
+    def labelled(text):
+        fig, axis = plots.figure(width=4, height=3)
+        axis.plot([1, 100], [1, 2], label=text)
+        axis.set(xscale="log", title=text, xlabel=text, yticks=[1, 2], yticklabels=[text, "b"])
+        axis.annotate(text, (10, 1.5))
+        axis.legend(title=text)
+        return fig
+
+    figure = labelled(name)
+    displayed(plots.show, figure, "Names.")
+    texts = [text for text in figure.findobj(plots.Text) if text.get_text() == name]
+    assert len(texts) >= 6
+    assert not any(text.get_parse_math() and "$" in name for text in texts)
+    ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert any("10^{" in tick for tick in ticks), "a logarithmic axis still writes powers"
+    assert all(tick.get_parse_math() for tick in figure.axes[0].get_xticklabels())
+
+
+def test_letters_that_no_font_has_are_told_once(displayed, monkeypatch):
+    monkeypatch.setattr(plots, "_warned", False)
+
+    def named(text):
+        fig = curve()
+        fig.axes[0].set_title(text)
+        return fig
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        displayed(plots.show, named("\ue123\ue124 bird"), "A title.")
+        displayed(plots.show, named("\ue125"), "A title.")
+    (warning,) = caught
+    assert str(warning.message).startswith("no font on this machine has all letters of this figure")
+
+
+def test_chinese_is_drawn_with_a_font_that_is_installed():
+    """A family that is not there would warn at every figure."""
+    families = plots.STYLE["font.family"]
+    assert families[0] == "sans-serif"
+    assert set(families[1:]) == set(plots.WIDE_FONTS) & set(plots.fontManager.get_font_names())
 
 
 @pytest.mark.parametrize("settings", [{"text.usetex": True}, plt.style.library["dark_background"]])

@@ -8,10 +8,12 @@ version of its kind. To raise one: change the number in _store.VERSIONS, then wr
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from distill_utils import _store, data, hard_tree, recipes
+from distill_utils import _store, data, hard_tree, recipes, settings
 from distill_utils.explain import integrated_gradients
 from distill_utils.recipes import Recipe, load_or_train
 from distill_utils.studies import biased_cue, hinton_mnist, techniques
@@ -54,6 +56,21 @@ def images(name: str) -> list[float]:
     return described(part.images) + described(masks.float())
 
 
+def photographs() -> list[float]:
+    """Of 16 bits, with transparency, and a large JPEG."""
+    folder = settings.runs_folder() / "own"
+    ramp = np.linspace(0, 65535, 150 * 200).reshape(150, 200)
+    for k, name in enumerate(("dark", "light")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(8):
+            grey = ramp * (i + 1 + 8 * k) / 16
+            Image.fromarray(grey.astype(np.uint16)).save(folder / name / f"{i} 16.png")
+            planes = [grey / 257, grey.T.reshape(150, 200) / 257, 255 - grey / 257, ramp / 257]
+            Image.fromarray(np.stack(planes, -1).astype(np.uint8)).save(folder / name / f"{i} alpha.png")
+            Image.fromarray(np.stack(planes[:3], -1).astype(np.uint8)).save(folder / name / f"{i}.jpg", quality=95)
+    return described(data.load(f"folder:{folder}", side=16).test.images[:])
+
+
 def tree(method: str, **options) -> list[float]:
     changes = {"model": "soft_tree", "options": {"in_features": 64, "depth": 4}, "method_options": options}
     return trained(method=method, teacher=TEACHER if "targets" in method else None, **changes)
@@ -84,6 +101,7 @@ ARTIFACTS = {
     "images: glyphs": lambda: images("glyphs"),
     "images: glyphs_matched": lambda: images("glyphs_matched"),
     "images: glyphs_biased": lambda: images("glyphs_biased"),
+    "photographs: own": photographs,
     "model: teacher": lambda: trained(**TEACHER.__dict__),
     "model: augmented": lambda: trained(schedule=Schedule(steps=3, batch_size=32, views=3),
                                         augmentation=data.augment.GLYPHS),
