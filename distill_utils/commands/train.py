@@ -71,9 +71,8 @@ def _report(path: Path, rank: int) -> None:
     """How good the model is and what to do next; printed by the first process alone."""
     if rank > 0:
         return
-    record = load(path).model.record
-    accuracy = ", ".join(f"{part} accuracy {100 * value:.1f} %" for part, value in record["accuracy"].items())
-    print(f"{accuracy}\nthe model is in {path}; try python -m distill_utils evaluate, predict or export {path}")
+    accuracy = load(path).model.record["accuracy"]
+    print(f"validation accuracy {100 * accuracy['validation']:.1f} %, test accuracy {100 * accuracy['test']:.1f} %\nthe model is in {path}; try python -m distill_utils evaluate, predict or export {path}")
 
 
 def load(path: Path) -> Trained:

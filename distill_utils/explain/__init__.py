@@ -91,6 +91,11 @@ def deeplift(model: nn.Module, images: Tensor, classes: Tensor,
     baseline and with other images as baselines.
     """
     images, reference = _checked(images, classes, baseline)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
+            raise UnsupportedModel(f"{name or 'the model'} is traced, scripted or compiled, and has no modules that "
+                                   "captum could hook: explain the network that it was made of")
     model = copy.deepcopy(model).eval()  # captum adds hooks
     check_supported(model, images[:2])
     _check_completeness(model, images, classes, reference)
@@ -151,6 +156,10 @@ def occlusion(model: nn.Module, images: Tensor, classes: Tensor, baseline: str |
 
 def _checked(images: Tensor, classes: Tensor, baseline: str | float | Tensor) -> tuple[Tensor, Tensor]:
     """The images and the baseline of each, detached."""
+    given = [value for value in (images, classes, baseline) if isinstance(value, Tensor)]
+    if torch.is_inference_mode_enabled() or any(value.is_inference() for value in given):
+        raise ValueError("maps need gradients, which torch.inference_mode forbids: explain outside of it, and pass "
+                         "clones of tensors that were made in it")
     _validate.tensors(images=(images, "finite float N×channels×H×W"), classes=(classes, "int64 N"))
     if isinstance(baseline, str):
         if baseline not in BASELINES:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import weakref
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from distill_utils import __main__, _store, data, training
+from distill_utils import __main__, _store, data, evaluation, models, training
 from distill_utils.augment import DIGITS
 from distill_utils.commands import train
 from distill_utils.recipes import Recipe
@@ -151,12 +152,25 @@ def test_a_folder_with_another_run_is_refused_with_the_difference(teacher, capsy
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_a_finished_run_is_not_done_again(teacher, tmp_path, capsys):
+def test_a_finished_run_is_not_done_again_and_says_how_good_it_is(tmp_path, capsys):
     recipe = Recipe(dataset="digits", schedule=Schedule(steps=3))
     path = train.train(recipe, tmp_path, device="cpu")
-    first = path.stat().st_mtime_ns
+    first, out = path.stat().st_mtime_ns, capsys.readouterr().out
     assert train.train(recipe, tmp_path, device="cpu") == path
     assert path.stat().st_mtime_ns == first
+    assert capsys.readouterr().out == out
+    test = data.load("digits").test
+    accuracy = 100 * evaluation.evaluate(models.load(path), test)["accuracy"]
+    assert f"test accuracy {accuracy:.1f} %\nthe model is in {path}; try python -m distill_utils evaluate" in out
+
+
+def test_a_teacher_with_other_classes_is_refused_before_a_folder_is_claimed(capsys, tmp_path):
+    other = tmp_path / "teacher.safetensors"
+    record = {"recipe": asdict(Recipe(dataset="digits")), "history": {}}
+    models.save(other, models.build("student", 10), classes="1023456789", side=8, **record)
+    message = refused(["--out", tmp_path / "out", "--teacher", other], capsys)
+    assert "class 0 is '1' there and '0' here" in message
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("fault", ["cut short", "of something else", "absent"])
@@ -190,7 +204,7 @@ def test_where_nothing_can_be_compiled_it_says_so_in_a_line_and_goes_on(teacher,
     )  # fmt: skip
     out = finish(process)
     assert out.startswith("torch.compile does not work here (")
-    assert out.count("\n") == 2
+    assert out.count("\n") == 3
     assert train.load(tmp_path / "out" / "model.safetensors")
 
 

@@ -229,3 +229,26 @@ def test_bad_input_is_named(explainer, images):
         explainer(model, images, classes, "black")
     with pytest.raises(ValueError, match="needs at least two images"):
         explainer(model, images[:1], classes[:1], "another image")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_or_parallel_network_is_explained_and_a_traced_one_is_named(images):
+    model = models.build("student", 5, width=4).eval()
+    expected = deeplift(model, *images).maps
+    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+        torch.testing.assert_close(deeplift(wrapped, *images).maps, expected)
+    traced = torch.jit.trace(model, images[0])
+    for network, name in ((traced, "the model"), (nn.Sequential(torch.compile(model)), "0")):
+        with pytest.raises(UnsupportedModel, match=f"{name} is traced, scripted or compiled"):
+            deeplift(network, *images)
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS)
+def test_inference_mode_is_named(explainer, images):
+    model = models.build("student", 5, width=4)
+    with torch.inference_mode():
+        inside = images[0] * 1
+        with pytest.raises(ValueError, match=r"torch.inference_mode forbids: explain outside of it"):
+            explainer(model, *images)
+    with pytest.raises(ValueError, match="pass clones of tensors that were made in it"):
+        explainer(model, inside, images[1])
