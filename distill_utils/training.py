@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from distill_utils import stateless_random
+from distill_utils import speed, stateless_random
 from distill_utils._checkpoint import TrainingDiverged, TrainState, rank_and_world_size, seeded
 from distill_utils.augment import Augmentation, augment
 from distill_utils.data import ImageSet
@@ -42,7 +43,9 @@ class Schedule:
     lr: float = 4e-3  # AdamW's peak learning rate, see one_cycle
     weight_decay: float = 0.01
     views: int = 0  # augmented views, one per epoch, then again from the first; 0: unaugmented images
-    bf16: bool = False  # convolutions and products in bfloat16; losses, weights and sums stay float32
+    # Convolutions and products in bfloat16; losses, weights and sums stay float32. "auto": where that is faster on
+    # this processor; then the memory order is chosen as well, see speed.choose.
+    bf16: bool | str = False
 
 
 class Batch(NamedTuple):
@@ -88,6 +91,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
     check_divisible(min(schedule.batch_size, len(train)), processes)
     device = next(model.parameters()).device
     images, labels = train.images.to(device), train.labels.to(device)
+    computing = _computing(model, images[: schedule.batch_size], schedule.bf16, quiet=quiet or rank > 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
     key = {"schedule": asdict(schedule), "seed": seed, "images": len(train)}
     state = TrainState(model, optimizer, checkpoint, key, device)
@@ -96,7 +100,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
         torch.enable_grad(),  # a caller may load or train inside torch.no_grad
         seeded(seed + rank * 0x9E3779B9, device),  # dropout draws from torch's global generator
         eval_mode(teacher) if isinstance(teacher, nn.Module) else contextlib.nullcontext(),
-        _bf16_forward(model, device, schedule.bf16),
+        _bf16_forward(model, device, computing.bf16),
         progress_bar(schedule.steps, what, quiet=quiet or rank > 0) as bar,
     ):
         network = DistributedDataParallel(model) if processes > 1 else model
@@ -104,7 +108,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
         bar.update(step)
         model.train()
         while step < schedule.steps:
-            batch = _batch(images, labels, step, schedule, seed, augmentation, teacher)
+            batch = _batch(images, labels, step, schedule, seed, augmentation, teacher, computing)
             total, parts = loss(network, batch)
             optimizer.zero_grad()
             total.backward()
@@ -141,7 +145,20 @@ def progress_bar(total: int, what: str, *, unit: str = "step", quiet: bool = Fal
                 dynamic_ncols=True)
 
 
-def _batch(images, labels, step, schedule, seed, augmentation, teacher) -> Batch:
+def _computing(model: nn.Module, images: Tensor, bf16: bool | str, *, quiet: bool) -> speed.Choice:
+    """How to compute: as the schedule says, or what is fastest here; all processes do what the first has measured."""
+    if bf16 != "auto":
+        return speed.Choice(bool(bf16), channels_last=True, ratio=1.0)
+    chosen = [speed.choose(model, images)]
+    if rank_and_world_size()[1] > 1:
+        dist.broadcast_object_list(chosen)
+    if not quiet:
+        print(chosen[0])
+    model.to(memory_format=speed.memory_order(chosen[0].channels_last))
+    return chosen[0]
+
+
+def _batch(images, labels, step, schedule, seed, augmentation, teacher, computing) -> Batch:
     per_epoch = max(1, len(labels) // schedule.batch_size)
     epoch, place = divmod(step, per_epoch)
     index = _order(seed, epoch, len(labels))[place * schedule.batch_size : (place + 1) * schedule.batch_size]
@@ -155,7 +172,7 @@ def _batch(images, labels, step, schedule, seed, augmentation, teacher) -> Batch
     augmented = images[index]
     if schedule.views:
         augmented = augment(augmented, index, view, augmentation)
-    augmented = augmented.contiguous(memory_format=torch.channels_last)
+    augmented = augmented.contiguous(memory_format=speed.memory_order(computing.channels_last))
     if isinstance(teacher, nn.Module):
         with torch.no_grad():
             teacher_logits = teacher(augmented)
