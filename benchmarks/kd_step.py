@@ -1,21 +1,29 @@
 """Images per CPU-second of one distillation step: ours beside the loops that people copy, in one run, on one thread.
 
-    python benchmarks/kd_step.py [--rounds 7] [--steps 40] [--json results/benchmark-kd_step.json]
+    python benchmarks/kd_step.py [--rounds 7] [--steps 40]
 
 Every system gets the same pair of networks (the series' teacher and student), the same 3,000 images in memory, the
 same batch size and optimiser, and the same loss (T = 4, soft targets 0.9, labels 0.1): the loss of a first batch is
 compared before anything is timed. Systems take turns in a new order each round; a round's ratio is taken within it.
+Rows without another word compute as speed.choose finds fastest on this processor (bfloat16 or float32, memory order),
+ours and others' alike; rows that end in _plain, and the loops of others, are also measured in plain float32.
 
-    student_alone_plain   a plain loop: cross-entropy, the student alone
-    student_alone         ours: training.fit, channels_last, compiled, bfloat16: the limit
-    cached                ours, the same, with recorded teacher logits
-    cached_plain          ours with neither compilation nor bfloat16
-    online                ours, the same as cached, but the teacher is asked at every step
-    online_plain          a plain loop that asks the teacher at every step, images as tensors
+    student_alone_plain   a plain loop in float32: cross-entropy, the student alone
+    student_alone         training.fit, the student alone: the limit
+    cached                training.fit with recorded teacher logits
+    cached_plain          the same in float32, channels_last, as lessons train
+    cached_compiled       cached, and the student's steps are compiled
+    online                training.fit, the teacher computed at every step
+    online_plain          a plain loop in float32 that computes the teacher at every step, images as tensors
     tutorial_loop         the manner of the PyTorch tutorial: DataLoader, transforms of single images, online teacher
-    cached_augmented      ours, cached, on augmented views: whole batches are augmented, four views are recorded
+    tutorial_chosen       the same, computed as is fastest here
+    cached_augmented      cached, on augmented views: whole batches are augmented, four views are recorded
     tutorial_augmented    the tutorial's loop with the same augmentation as transforms of single images
     torchdistill          torchdistill's distillation box, its teacher put in eval mode (see requirements.txt here)
+    torchdistill_chosen   the same, computed as is fastest here
+
+Then a teacher of real size: resnet18, recorded against online. The result goes to one file for
+each processor, results/benchmark-kd_step-PROCESSOR.json, from which `make tables` writes docs/results.md.
 """
 
 import argparse
@@ -29,6 +37,7 @@ import math
 import os
 import platform
 import random
+import re
 import statistics
 import sys
 import time
@@ -38,22 +47,28 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "build" / "peers")]
 
-from distill_utils import augment, data, losses, models, recipes, training  # noqa: E402
+from distill_utils import augment, data, losses, models, recipes, speed, training  # noqa: E402
 from distill_utils.data import ImageSet  # noqa: E402
 from distill_utils.training import Schedule, progress_bar  # noqa: E402
 
 BATCH, TEMPERATURE, ALPHA, LR = 128, 4.0, 0.9, 1e-3
 ASKED = {  # what is asked of the ratios, each within a round
     ("cached", "student_alone"): 0.97,
-    ("cached", "online_plain"): 5.0,
-    ("cached", "torchdistill"): 4.0,
-    ("cached", "tutorial_loop"): 10.0,
-    ("student_alone", "student_alone_plain"): 1.5,
+    ("student_alone", "student_alone_plain"): 1.3,
+    ("cached", "online_plain"): 3.3,  # 3.7 where there are units for bfloat16
+    ("cached", "tutorial_loop"): 4.5,
+    ("cached", "torchdistill"): 3.5,
+    ("cached", "online"): None,
+    ("cached", "cached_plain"): None,
+    ("cached_compiled", "cached"): None,
+    ("cached", "tutorial_chosen"): None,
+    ("cached", "torchdistill_chosen"): None,
     ("cached_augmented", "tutorial_augmented"): None,
     ("cached_plain", "torchdistill"): None,  # like for like: what recording alone brings
     ("online_plain", "tutorial_loop"): None,
@@ -71,19 +86,38 @@ def soft(model, batch):
 class Ours:
     """training.fit, as the series uses it."""
 
-    def __init__(self, student, images: ImageSet, loss, *, teacher=None, fast=True, views=0):
+    def __init__(self, student, images: ImageSet, loss, *, teacher=None, bf16="auto", views=0, compiled=False):
         self.student, self.images, self.loss, self.teacher = student, images, loss, teacher
-        self.fast, self.views = fast, views
-        if fast:
+        self.bf16, self.views = bf16, views
+        if compiled:
             student.compile()
-            if isinstance(teacher, torch.nn.Module):
-                teacher.compile()
 
     def run(self, steps: int) -> float:
-        schedule = Schedule(steps=steps, batch_size=BATCH, lr=LR, bf16=self.fast, views=self.views)
-        history = training.fit(self.student, self.images, self.loss, schedule, teacher=self.teacher,
-                               augmentation=augment.GLYPHS, quiet=True)  # fmt: skip
+        batch = min(BATCH, len(self.images))
+        schedule = Schedule(steps=steps, batch_size=batch, lr=LR, bf16=self.bf16, views=self.views)
+        history = training.fit(
+            self.student,
+            self.images,
+            self.loss,
+            schedule,
+            teacher=self.teacher,
+            augmentation=augment.GLYPHS,
+            quiet=True,
+        )
         return history["loss"][0]
+
+
+class AsChosen(torch.nn.Module):
+    """Another's network, computed in the number format and memory order that are fastest here."""
+
+    def __init__(self, network, choice: speed.Choice):
+        super().__init__()
+        self.order, self.bf16 = speed.memory_order(choice.channels_last), choice.bf16
+        self.network = network.to(memory_format=self.order)
+
+    def forward(self, images):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            return self.network(images.contiguous(memory_format=self.order)).float()
 
 
 class PlainLoop:
@@ -226,31 +260,94 @@ class Torchdistill:
 
 def systems(teacher, student, images: ImageSet) -> dict:
     """Every system with copies of its own of the two networks."""
+    choice = speed.choose(student, images.images[:BATCH])
 
-    def pair():
-        return copy.deepcopy(student), copy.deepcopy(teacher)
+    def ours(loss=soft, **options):
+        return Ours(copy.deepcopy(student), images, loss, **options)
+
+    def pair(*, chosen=False):
+        both = [copy.deepcopy(network).to(memory_format=torch.contiguous_format) for network in (student, teacher)]
+        both = [AsChosen(network, choice) for network in both] if chosen else both
+        return {"student": both[0], "images": images, "teacher": both[1]}
 
     recorded = recipes.record(teacher, images.images, quiet=True)
     views = recipes.record(teacher, images.images, views=4, augmentation=augment.GLYPHS, quiet=True)
-    plain, plain_teacher = (network.to(memory_format=torch.contiguous_format) for network in pair())
     made = {
-        "student_alone_plain": PlainLoop(copy.deepcopy(plain), images),
-        "student_alone": Ours(pair()[0], images, hard),
-        "cached": Ours(pair()[0], images, soft, teacher=recorded),
-        "cached_plain": Ours(pair()[0], images, soft, teacher=recorded, fast=False),
-        "online": Ours(pair()[0], images, soft, teacher=pair()[1]),
-        "online_plain": PlainLoop(copy.deepcopy(plain), images, teacher=copy.deepcopy(plain_teacher)),
-        "tutorial_loop": TutorialLoop(copy.deepcopy(plain), images, teacher=copy.deepcopy(plain_teacher)),
-        "cached_augmented": Ours(pair()[0], images, soft, teacher=views, views=4),
-        "tutorial_augmented": TutorialLoop(
-            copy.deepcopy(plain), images, teacher=copy.deepcopy(plain_teacher), augmented=True
-        ),
+        "student_alone_plain": PlainLoop(**{**pair(), "teacher": None}),
+        "student_alone": ours(hard),
+        "cached": ours(teacher=recorded),
+        "cached_plain": ours(teacher=recorded, bf16=False),
+        "cached_compiled": ours(teacher=recorded, compiled=True),
+        "online": ours(teacher=copy.deepcopy(teacher)),
+        "online_plain": PlainLoop(**pair()),
+        "tutorial_loop": TutorialLoop(**pair()),
+        "tutorial_chosen": TutorialLoop(**pair(chosen=True)),
+        "cached_augmented": ours(teacher=views, views=4),
+        "tutorial_augmented": TutorialLoop(**pair(), augmented=True),
     }
     try:
-        made["torchdistill"] = Torchdistill(copy.deepcopy(plain), images, teacher=copy.deepcopy(plain_teacher))
+        made["torchdistill"] = Torchdistill(**pair())
+        made["torchdistill_chosen"] = Torchdistill(**pair(chosen=True))
     except ImportError as error:
         print(f"torchdistill is left out ({error}): see benchmarks/requirements.txt", file=sys.stderr)
     return made
+
+
+def real_sizes(rounds: int = 3) -> list[dict]:
+    """Recorded against online, in turns: images of 32 pixels, and a resnet18 that sees them at 32 or 224 pixels."""
+    from torchvision.models import mobilenet_v3_small, resnet18
+
+    rows = []
+    for side, count, steps in ((32, BATCH, 4), (224, 32, 1)):
+        enlarge = torch.nn.Upsample(size=side, mode="bilinear")
+        teacher = torch.nn.Sequential(enlarge, resnet18(num_classes=10)).eval().requires_grad_(False)
+        images = ImageSet(torch.rand(count, 3, 32, 32), torch.arange(count) % 10)
+        recorded = recipes.record(teacher, images.images, quiet=True)
+        students = {
+            "student": models.build("student", 10, 3),
+            "mobilenet_v3_small": mobilenet_v3_small(num_classes=10),
+        }
+        for name, student in students.items():
+            found = {kind: [] for kind in ("cached", "online")}
+            for round_ in range(rounds + 1):
+                for kind, answers in (("cached", recorded), ("online", teacher)):
+                    system = Ours(copy.deepcopy(student), images, soft, teacher=answers)
+                    rate = steps * count / cpu_seconds(lambda system=system, steps=steps: system.run(steps))
+                    if round_ > 0:
+                        found[kind].append(rate)
+            ratios = [a / b for a, b in zip(found["cached"], found["online"], strict=True)]
+            rows.append({"teacher": f"resnet18 at {side} pixels", "batch": count, "student": name,
+                         **{kind: statistics.median(values) for kind, values in found.items()},
+                         "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)})  # fmt: skip
+    return rows
+
+
+def share_of_peak(images_per_second: float, student) -> dict:
+    """Operations per second: of the largest convolution and matrix product measured here, and of a training step."""
+    convolution = torch.nn.Conv2d(64, 64, 3, padding=1)
+    big, square = torch.rand(64, 64, 28, 28), torch.rand(1024, 1024)
+    with torch.no_grad():
+        peak = {
+            "convolution": 2
+            * 64
+            * 28
+            * 28
+            * 64
+            * 64
+            * 9
+            / min(cpu_seconds(lambda: convolution(big)) for _ in range(5)),
+            "matrix product": 2 * 1024**3 / min(cpu_seconds(lambda: square @ square) for _ in range(5)),
+        }
+        with FlopCounterMode(display=False) as counter:
+            copy.deepcopy(student).eval()(torch.rand(1, 1, 28, 28))
+    step = 3 * counter.get_total_flops() * images_per_second
+    return {"peak": peak, "step": step, "share": step / max(peak.values())}
+
+
+def cpu_seconds(work) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 def measure(rounds: int, steps: int) -> dict:
@@ -265,59 +362,51 @@ def measure(rounds: int, steps: int) -> dict:
 
     first = {name: system.run(1) for name, system in systems(teacher, student, images.subset(range(BATCH))).items()}
     timed = systems(teacher, student, images)
-    speed = {name: [] for name in timed}
+    rates = {name: [] for name in timed}
     order = random.Random(0)
     with progress_bar((rounds + 1) * len(timed), "timing", unit="run") as progress:
         for round_ in range(rounds + 1):
             for name in order.sample(list(timed), len(timed)):
-                start = time.process_time()
-                timed[name].run(steps)
-                seconds = time.process_time() - start
+                seconds = cpu_seconds(lambda name=name: timed[name].run(steps))
                 if round_ > 0:  # the first one compiles and fills caches
-                    speed[name].append(steps * BATCH / seconds)
+                    rates[name].append(steps * BATCH / seconds)
                 progress.update()
-    return {"first_batch_loss": first, "speed": speed}
+    alone = statistics.median(rates["student_alone"])
+    return {"first_batch_loss": first, "rates": rates, "choice": str(speed.choose(student, images.images[:BATCH])),
+            "peak": share_of_peak(alone, student), "real_sizes": real_sizes()}  # fmt: skip
 
 
 def summary(measured: dict, rounds: int, steps: int) -> dict:
-    speed = measured["speed"]
+    rates = measured["rates"]
     ratios = []
     for (ours, other), asked in ASKED.items():
-        if other in speed:
-            values = [a / b for a, b in zip(speed[ours], speed[other], strict=True)]
+        if other in rates:
+            values = [a / b for a, b in zip(rates[ours], rates[other], strict=True)]
             ratios.append({"of": ours, "to": other, "median": statistics.median(values), "low": min(values),
                            "high": max(values), "asked": asked})  # fmt: skip
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy")}
-    if "torchdistill" in speed:
+    if "torchdistill" in rates:
         versions["torchdistill"] = importlib.metadata.version("torchdistill")
     return {
         "benchmark": "kd_step",
         "settings": {"batch": BATCH, "steps": steps, "rounds": rounds, "threads": 1, "temperature": TEMPERATURE,
                      "alpha": ALPHA},
         "versions": {"python": platform.python_version(), **versions},
-        "processor": processor(),
+        "processor": speed.processor(),
+        "chosen": measured["choice"],
         "first_batch_loss": measured["first_batch_loss"],
-        "images_per_cpu_second": {name: statistics.median(values) for name, values in speed.items()},
-        "range": {name: [min(values), max(values)] for name, values in speed.items()},
+        "images_per_cpu_second": {name: statistics.median(values) for name, values in rates.items()},
+        "range": {name: [min(values), max(values)] for name, values in rates.items()},
         "ratios": ratios,
+        "operations_per_second": measured["peak"],
+        "real_sizes": measured["real_sizes"],
     }  # fmt: skip
-
-
-def processor() -> str:
-    """The processor's name and what it computes bfloat16 with, where the system tells."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = dict([part.strip() for part in line.split(":", 1)] for line in lines if ":" in line)
-        flags = [flag for flag in facts.get("flags", "").split() if flag in ("avx512_bf16", "amx_bf16", "avx2")]
-        return f"{facts.get('model name', platform.machine())} ({', '.join(sorted(flags))})"
-    return platform.machine()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=40, help="of each system in each round")
-    parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     with contextlib.redirect_stdout(io.StringIO()):  # torchdistill prints
         result = summary(measure(chosen.rounds, chosen.steps), chosen.rounds, chosen.steps)
@@ -325,9 +414,11 @@ def main() -> int:
     distilled = {
         name: loss for name, loss in result["first_batch_loss"].items() if not any(word in name for word in apart)
     }
-    exact = {name: loss for name, loss in distilled.items() if name not in ("cached", "online")}  # these use bfloat16
+    float32 = ("cached_plain", "online_plain", "tutorial_loop", "torchdistill")
+    exact = {name: loss for name, loss in distilled.items() if name in float32}
     print(f"loss on the first batch: {min(exact.values()):.6f} to {max(exact.values()):.6f} in float32, "
-          f"{min(distilled.values()):.4f} to {max(distilled.values()):.4f} with bfloat16\n")  # fmt: skip
+          f"{min(distilled.values()):.4f} to {max(distilled.values()):.4f} as chosen here")  # fmt: skip
+    print(f"chosen: {result['chosen']}\n")
     if max(exact.values()) - min(exact.values()) > 1e-3 or max(distilled.values()) - min(distilled.values()) > 0.05:
         print(f"error: the systems do not compute the same loss: {distilled}", file=sys.stderr)
         return 1
@@ -340,9 +431,14 @@ def main() -> int:
         span = f"{row['low']:.2f} to {row['high']:.2f}"
         asked = f"{row['asked']:g}" if row["asked"] else "-"
         print(f"{row['of'] + ' / ' + row['to']:36}{row['median']:8.2f}{span:>16}{asked:>8}")
-    if chosen.json:
-        chosen.json.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"\nwrote {chosen.json}")
+    print(f"\n{'resnet18 recorded / online':36}{'median':>8}{'range':>16}")
+    for row in result["real_sizes"]:
+        span = f"{row['low']:.1f} to {row['high']:.1f}"
+        print(f"{row['teacher'] + ', ' + row['student']:36}{row['ratio']:8.1f}{span:>16}")
+    slug = re.sub(r"[^a-z0-9_]+", "-", result["processor"].lower()).strip("-")
+    path = ROOT / "results" / f"benchmark-kd_step-{slug}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\nwrote {path}: make tables shows it in docs/results.md")
     return 0
 
 

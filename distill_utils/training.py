@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distill_utils import _recorded, _store, _validate, stateless_random
+from distill_utils import _recorded, _store, _validate, speed, stateless_random
 from distill_utils._checkpoint import TrainingDiverged, TrainState, describe_loss, rank_and_world_size, seeded
 from distill_utils._progress import progress_bar
 from distill_utils.augment import Augmentation, augment
@@ -42,13 +43,17 @@ class Schedule:
     lr: float = 4e-3  # AdamW's peak learning rate, see one_cycle
     weight_decay: float = 0.01
     views: int = 0  # augmented views, one per epoch, then again from the first; 0: unaugmented images
-    bf16: bool = False  # convolutions and products in bfloat16; losses, weights and sums stay float32
+    # Convolutions and products in bfloat16; losses, weights and sums stay float32. "auto": where that is faster on
+    # this processor; then the memory order is chosen as well, see speed.choose.
+    bf16: bool | str = False
 
     def __post_init__(self):
         for name, low in (("steps", 0), ("batch_size", 1), ("views", 0)):
             _validate.number(name, getattr(self, name), low, whole=True)
         for name in ("lr", "weight_decay"):
             _validate.number(name, getattr(self, name), 0)
+        if self.bf16 not in (False, True, "auto"):
+            raise ValueError(f'bf16 must be True, False or "auto", got {self.bf16!r}')
 
 
 class Batch(NamedTuple):
@@ -96,6 +101,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
         _recorded.check(teacher, train.images, train.labels, schedule.views, augmentation)
     device = next(model.parameters()).device
     images, labels = train.images.to(device), train.labels.to(device)
+    computing = _computing(model, images[: schedule.batch_size], schedule.bf16, quiet=quiet or rank > 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
     key = {"schedule": asdict(schedule), "seed": seed}
     if checkpoint is not None:
@@ -112,7 +118,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
         torch.enable_grad(),  # a caller may load or train inside torch.no_grad
         seeded(seed + rank * 0x9E3779B9, device),  # dropout draws from torch's global generator
         eval_mode(teacher) if isinstance(teacher, nn.Module) else contextlib.nullcontext(),
-        _bf16_forward(model, device, schedule.bf16),
+        _bf16_forward(model, device, computing.bf16),
         progress_bar(schedule.steps, what, quiet=quiet or rank > 0) as bar,
     ):
         network = DistributedDataParallel(model) if processes > 1 else model
@@ -122,7 +128,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
         for module in frozen:
             module.training = False
         while step < schedule.steps:
-            batch = _batch(images, labels, step, schedule, seed, augmentation, teacher)
+            batch = _batch(images, labels, step, schedule, seed, augmentation, teacher, computing)
             total, parts = loss(network, batch)
             optimizer.zero_grad()
             total.backward()
@@ -178,7 +184,30 @@ def check_divisible(batch_size: int, processes: int) -> None:
         )
 
 
+<<<<<<< HEAD
 def _batch(images, labels, step, schedule, seed, augmentation, teacher) -> Batch:
+=======
+def progress_bar(total: int, what: str, *, unit: str = "step", quiet: bool = False, initial: int = 0) -> tqdm:
+    """A bar with the time left, on the error stream; use it in a with statement and call its update method."""
+    return tqdm(total=total, desc=what, unit=unit, initial=initial, disable=quiet, leave=False, mininterval=0.5,
+                dynamic_ncols=True)
+
+
+def _computing(model: nn.Module, images: Tensor, bf16: bool | str, *, quiet: bool) -> speed.Choice:
+    """How to compute: as the schedule says, or what is fastest here; all processes do what the first has measured."""
+    if bf16 != "auto":
+        return speed.Choice(bool(bf16), channels_last=True, ratio=1.0)
+    chosen = [speed.choose(model, images)]
+    if rank_and_world_size()[1] > 1:
+        dist.broadcast_object_list(chosen)
+    if not quiet:
+        print(chosen[0])
+    model.to(memory_format=speed.memory_order(chosen[0].channels_last))
+    return chosen[0]
+
+
+def _batch(images, labels, step, schedule, seed, augmentation, teacher, computing) -> Batch:
+>>>>>>> speed
     per_epoch = max(1, len(labels) // schedule.batch_size)
     epoch, place = divmod(step, per_epoch)
     index = _order(seed, epoch, len(labels))[place * schedule.batch_size : (place + 1) * schedule.batch_size]
@@ -192,7 +221,7 @@ def _batch(images, labels, step, schedule, seed, augmentation, teacher) -> Batch
     augmented = images[index]
     if schedule.views:
         augmented = augment(augmented, index, view, augmentation)
-    augmented = augmented.contiguous(memory_format=torch.channels_last)
+    augmented = augmented.contiguous(memory_format=speed.memory_order(computing.channels_last))
     if isinstance(teacher, nn.Module):
         with torch.no_grad():
             teacher_logits = _recorded.answer(teacher, augmented)

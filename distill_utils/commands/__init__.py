@@ -64,7 +64,8 @@ def _add_train(commands) -> None:
     add("--seed", type=_count_or_0, default=0)
     add("--checkpoint-every", type=_count, help="steps; default: a twentieth of the run")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    add("--bf16", action="store_true", help="compute in bfloat16; changes the model a little")
+    add("--bf16", nargs="?", const=True, default=False, choices=(True, "auto"), metavar="auto",
+        help="compute in bfloat16, which changes the model a little; auto: if that is faster here")
     add("--compile", action="store_true", help="compile the steps; pays in long runs")
 
 

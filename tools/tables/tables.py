@@ -91,15 +91,24 @@ def results(say) -> str:
 
 
 def speed(say) -> str:
-    """What benchmarks/kd_step.py measured last: ratios, and the images per CPU-second behind them."""
-    found = _store.read_json(settings.results_folder() / "benchmark-kd_step.json", cure=studies.CURE)
-    rate, rows = found["images_per_cpu_second"], []
-    for row in found["ratios"]:
-        ours, other = (f"{row[end]} {rate[row[end]]:,.0f}" for end in ("of", "to"))
-        span = f"{row['low']:.2f}–{row['high']:.2f}"
-        rows.append((ours, other, f"{row['median']:.2f}", span, row["asked"] or ""))
-    head = say("One thread of {processor}, torch {torch}:").format(**found, torch=found["versions"]["torch"])
-    return f"{head}\n\n{table(say, 'images per CPU-second|compared with|ratio:|range:|target:', rows)}"
+    """What benchmarks/kd_step.py measured on each processor: ratios, and the images per CPU-second behind them."""
+    parts = []
+    for path in sorted(settings.results_folder().glob("benchmark-kd_step-*.json")):
+        found = _store.read_json(path, cure=studies.CURE)
+        rate, rows = found["images_per_cpu_second"], []
+        for row in found["ratios"]:
+            ours, other = (f"{row[end]} {rate[row[end]]:,.0f}" for end in ("of", "to"))
+            span = f"{row['low']:.2f}–{row['high']:.2f}"
+            rows.append((ours, other, f"{row['median']:.2f}", span, row["asked"] or ""))
+        for row in found.get("real_sizes", []):
+            ours, other = (f"{say(name)} {row[key]:,.0f}" for name, key in (("recorded", "cached"), ("online", "online")))
+            span = f"{row['low']:.1f}–{row['high']:.1f}"
+            rows.append((f"{row['teacher']}, {row['student']}: {ours}", other, f"{row['ratio']:.1f}", span, ""))
+        head = say("One thread of {processor}, torch {torch}:").format(**found, torch=found["versions"]["torch"])
+        columns = "images per CPU-second|compared with|ratio:|range:|target:"
+        chosen = say("Chosen there: {chosen}.").format(**found) + "\n\n" if "chosen" in found else ""
+        parts.append(f"### {found['processor']}\n\n{head}\n\n{chosen}{table(say, columns, rows)}")
+    return "\n\n".join(parts)
 
 
 OPENING = {"notebooks": lessons, "findings": findings}
