@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill_utils import _folder, _store, _validate, augment, glyphs, settings, stateless_random
+from distill_utils import _folder, _store, _validate, augment, glyphs, pairs, settings, stateless_random
 from distill_utils._folder import DataError, Photographs
 
 __all__ = ["BIASED_LOOK", "DATASETS", "UNLABELLED", "DataError", "ImageData", "ImageSet", "check_name", "load"]
@@ -144,15 +144,22 @@ def check_name(name: str) -> None:
 # Glyphs
 
 
-def _glyphs(name: str, root: Path, seed: int, look: glyphs.Look = glyphs.Look(), sizes: dict = _SIZES) -> ImageData:
+def _glyphs(name: str, root: Path, seed: int, sample: Callable = glyphs.sample, sizes: dict = _SIZES) -> ImageData:
     parts = {}
     for start, (part, size) in enumerate(sizes.items()):
         # The indices of two splits are a million apart, so no image can be in both.
-        factors = glyphs.sample(torch.arange(size) + start * 1_000_000, seed, look)
+        factors = sample(torch.arange(size) + start * 1_000_000, seed)
         labels = torch.full((size,), UNLABELLED) if part == "transfer" else factors["label"]
         images, masks = _render_cached(factors)
         parts[part] = ImageSet(images, labels, masks, factors)
     return ImageData(name, **parts, classes=glyphs.CLASSES, augmentation=augment.GLYPHS, seed=seed)
+
+
+def _pairs(name: str, root: Path, seed: int) -> ImageData:
+    drawn = _glyphs(name, root, seed, pairs.sample, _BIASED_SIZES)
+    sets = {part: getattr(drawn, part) for part in _SIZES}
+    sets = {part: replace(images, masks=pairs.named(images.masks)) for part, images in sets.items()}
+    return replace(drawn, **sets, classes=pairs.CLASSES)
 
 
 def _render_cached(factors: dict) -> tuple[Tensor, dict]:
@@ -384,9 +391,11 @@ _CUES = {"glyphs_clean": 1 / 36, "glyphs_half_biased": 0.5, "glyphs_biased": 0.9
 # name → load(name, root, seed); _all: every label, no transfer images.
 DATASETS: dict[str, Callable] = {
     "glyphs": _glyphs,
-    "glyphs_matched": functools.partial(_glyphs, look=glyphs.MATCHED),
-    **{name: functools.partial(_glyphs, look=replace(BIASED_LOOK, cue=cue), sizes=_BIASED_SIZES)
+    "glyphs_matched": functools.partial(_glyphs, sample=functools.partial(glyphs.sample, look=glyphs.MATCHED)),
+    **{name: functools.partial(_glyphs, sizes=_BIASED_SIZES,
+                               sample=functools.partial(glyphs.sample, look=replace(BIASED_LOOK, cue=cue)))
        for name, cue in _CUES.items()},
+    "pairs": _pairs,
     "digits": _digits,
     "fashion_mnist": _torchvision("FashionMNIST", augment.CLOTHES, sha256=_FASHION_SHA256),
     "fashion_mnist_all": _torchvision("FashionMNIST", augment.CLOTHES, sha256=_FASHION_SHA256, every_label=True),

@@ -65,6 +65,25 @@ def equivalent(treated, control, smallest: float) -> bool:
     return -smallest < low and high < smallest
 
 
+def seeds_to_decide(treated, control, smallest: float, *, level: float = 0.05) -> int:
+    """How many seeds would show a difference of `smallest` in four of five studies (a power of 80 %).
+
+    It is computed for the paired t-test at this level, from the spread of these differences over at least two seeds;
+    a level of 0.05 / claims is that of the first step of holm. Raises ValueError for fewer seeds.
+    """
+    _validate.number("smallest", smallest, 0, inside=True)
+    _validate.number("level", level, 0, 1, inside=True)
+    differences = _differences(treated, control)
+    if len(differences) < 2:
+        raise ValueError("seeds_to_decide needs the spread of at least two seeds, got one")
+    effect = smallest / max(float(differences.std(ddof=1)), 1e-9 * smallest)
+    n = np.arange(2, 1001)
+    power = stats.nct.sf(stats.t.ppf(1 - level / 2, n - 1), n - 1, np.minimum(effect * np.sqrt(n), 30))
+    if power[-1] >= 0.8:
+        return int(n[power >= 0.8][0])
+    return math.ceil(((stats.norm.ppf(1 - level / 2) + stats.norm.ppf(0.8)) / effect) ** 2)
+
+
 def verdict(treated, control, smallest: float, *, p: float | None = None, higher_is_better: bool = True) -> str:
     """What a paired difference shows, in words.
 

@@ -154,6 +154,20 @@ def relevance_mass(maps: Tensor, masks: Tensor) -> Tensor:
     return (mass - area) / (1 - area)
 
 
+def relevance_share(maps: Tensor, part: Tensor, other: Tensor) -> Tensor:
+    """Positive relevance on one part of the image as a share of that on two, minus its share of their area, N, in
+    (-1, 1): 0 for a map that only finds ink.
+
+    part, other: bool N×H×W, disjoint, such as the letter and the digit of pairs. A map without positive relevance on
+    either gets 0.
+    """
+    flat, part, _ = _flat(maps, part)
+    _, other, _ = _flat(maps, other)
+    positive, area = flat.clamp(min=0), part.sum(1) / (part + other).sum(1)
+    own, total = (positive * part).sum(1), (positive * (part + other)).sum(1)
+    return torch.where(total > 0, own / total.clamp(min=torch.finfo(total.dtype).tiny) - area, 0)
+
+
 def relevance_rank(maps: Tensor, masks: Tensor) -> Tensor:
     """Share of the mask among the |mask| most relevant pixels (Arras et al. 2022), chance-corrected, N, at most 1.
 

@@ -188,12 +188,12 @@ _OF_REGIONS = (*_OF_MAPS, "cue mass follows the known reliance")
 # What a metric needs, by its name without the explainer.
 _NEEDED = {
     "conflict_accuracy": (),
-    "unit_iou": ("untrained networks score lower in unit_iou", "units turned at random score lower in unit_iou"),
+    "unit_iou": ("untrained networks mark the object less", "units turned at random mark the object less"),
     "log_sensitivity": _OF_MAPS,
     "maps_cosine": _OF_MAPS,
-    "abpc": (*_OF_MAPS, "untrained networks score lower in abpc"),
-    "region_correlation": (*_OF_REGIONS, "untrained networks score lower in region_correlation"),
-    "object_mass": (*_OF_REGIONS, "untrained networks score lower in object_mass",
+    "abpc": (*_OF_MAPS, "maps of untrained networks point at less"),
+    "region_correlation": (*_OF_REGIONS, "maps of untrained networks predict effects less"),
+    "object_mass": (*_OF_REGIONS, "untrained networks have less relevance on the object",
                     "trivial maps do not find the object"),
 }
 
@@ -214,13 +214,16 @@ def gates(runs: list[dict], explainer: str = "ig") -> dict[str, dict]:
         rows["trivial maps do not find the object"] = (_mean(runs, "trivial_object_mass", ALONE), "at most", 0.03)
         rows["cue mass follows the known reliance"] = (known_reliance(runs, explainer), "at least", 0.8)
         turned = [_mean(runs, "unit_iou", arm) - _mean(runs, "unit_iou_turned", arm) for arm in READERS]
-        rows["units turned at random score lower in unit_iou"] = (min(turned), "above", 0)
-    for metric in ("object_mass", "region_correlation", "abpc", "unit_iou"):
+        rows["units turned at random mark the object less"] = (min(turned), "above", 0)
+    for metric, gate in (("object_mass", "untrained networks have less relevance on the object"),
+                         ("region_correlation", "maps of untrained networks predict effects less"),
+                         ("abpc", "maps of untrained networks point at less"),
+                         ("unit_iou", "untrained networks mark the object less")):
         name = metric if metric == "unit_iou" else f"{metric}_{explainer}"
         if name in runs[0]["metrics"]:
             highest = stats.t_interval(_select(runs, name, {"method": "untrained"})).high
             lowest = min(stats.t_interval(_select(runs, name, arm)).low for arm in READERS)
-            rows[f"untrained networks score lower in {metric}"] = (lowest - highest, "above", 0)
+            rows[gate] = (lowest - highest, "above", 0)
     return {name: {"value": value, "needs": f"{needs} {limit}", "passed": _PASSES[needs](value, limit)}
             for name, (value, needs, limit) in rows.items()}
 
@@ -261,20 +264,22 @@ def claims(dataset: str) -> list[studies.Claim]:
     e2kd, smoothed, permuted, attention = (
         {"method": method, "of": "clean"} for method in ("e2kd", "smoothed", "permuted", "attention")
     )
-    pairs = ("distilled against alone", clean, ALONE), ("e2kd against distilled", e2kd, clean)
+    of_clean, by_clean = (" from a clean teacher", ", clean teacher") if dataset == "glyphs" else ("", "")
+    against_alone, matched_maps = f"distilled{of_clean} against alone", f"e2kd against distilled{by_clean}"
+    pairs = (against_alone, clean, ALONE), (matched_maps, e2kd, clean)
     rows = [_claim(what, metric, *arms, primary=True) for what, *arms in pairs for metric in PRIMARY[dataset]]
-    rows.append(_claim("e2kd against distilled, maps like the teacher's", "maps_cosine_ig", e2kd, clean))
+    rows.append(_claim(matched_maps, "maps_cosine_ig", e2kd, clean))
     if dataset == "glyphs":
         matched = [{**arm, "of": "clean", "matched": True} for arm in (clean, ALONE)]
         rows += [_claim(what, "conflict_accuracy", treated, control) for what, treated, control in (
             ("distilled from a biased teacher against alone", biased, ALONE),
             ("e2kd against distilled, biased teacher", {"method": "e2kd", "of": "biased"}, biased),
-            ("distilled against permuted targets", clean, permuted),
-            ("distilled against smoothed labels", clean, smoothed),
-            ("attention matched against distilled", attention, clean),
+            ("distilled against permuted targets, clean teacher", clean, permuted),
+            ("distilled against smoothed labels, clean teacher", clean, smoothed),
+            ("attention matched against distilled, clean teacher", attention, clean),
         )]
-        rows.append(_claim("distilled against alone, at equal accuracy", "region_correlation_ig", *matched))
-        rows.append(_claim("distilled against alone, single units mark the object", "unit_iou", clean, ALONE))
+        rows.append(_claim(f"{against_alone}, at equal accuracy", "region_correlation_ig", *matched))
+        rows.append(_claim(f"{against_alone}, single units mark the object", "unit_iou", clean, ALONE))
     return rows
 
 

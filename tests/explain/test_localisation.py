@@ -4,7 +4,14 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from distill_utils.explain.metrics import auroc, pointing_game, relevance_mass, relevance_rank, trivial_maps
+from distill_utils.explain.metrics import (
+    auroc,
+    pointing_game,
+    relevance_mass,
+    relevance_rank,
+    relevance_share,
+    trivial_maps,
+)
 
 SCORES = [relevance_mass, relevance_rank, pointing_game, auroc]
 # One image of 2×3 pixels with two pixels in the mask: chance is 1/3.
@@ -50,6 +57,19 @@ def test_the_mask_itself_scores_one(score, masks):
 def test_a_map_without_positive_relevance_counts_as_a_failure(masks):
     area = masks.float().mean((1, 2)).double()
     torch.testing.assert_close(relevance_mass(-torch.rand(300, 7, 5), masks), -area / (1 - area))
+
+
+def test_the_share_of_two_parts_is_that_of_the_relevance_minus_that_of_the_area():
+    other = torch.zeros_like(MASK)
+    other[0, 0, 1:] = ~MASK[0, 0, 1:]
+    positive = MAP.clamp(min=0)
+    own, both = float(positive[MASK].sum()), float(positive[MASK | other].sum())
+    area = float(MASK.sum()) / float((MASK | other).sum())
+    assert relevance_share(MAP, MASK, other).tolist() == pytest.approx([own / both - area])
+    assert relevance_share(torch.ones_like(MAP), MASK, other).tolist() == pytest.approx([0.0])  # it finds only ink
+    assert relevance_share(-MAP.abs(), MASK, other).tolist() == [0.0]
+    with pytest.raises(ValueError, match="every mask must cover a part of its image, got an empty or a full mask"):
+        relevance_share(MAP, MASK, torch.zeros_like(MASK))
 
 
 def test_ties_are_split(masks):

@@ -109,6 +109,13 @@ def classified(d):
     return {"outputs": d.floats("NC"), "labels": d.labels()}
 
 
+def two_located(d):
+    """Maps and two parts that never overlap."""
+    maps = d.floats("NHW")
+    part = d.masks("NHW")
+    return {"maps": maps, "part": part, "other": ~part}
+
+
 def level(d, name="level"):
     return {name: share(d)}
 
@@ -156,6 +163,7 @@ CASES = {
     stats.proportion_interval: (lambda d: {"share": d.number(0, 1), "count": d.whole(1, 10**5)}, in_unit),
     metrics.relevance_mass: (located, between(-math.inf, 1)),
     metrics.relevance_rank: (located, between(-math.inf, 1)),
+    metrics.relevance_share: (two_located, between(-1, 1)),
     metrics.auroc: (located, in_unit),
     augment.augment: (
         lambda d: {"images": images_for(d), "index": d.longs("N", 2**62), "view": d.whole(0, 10**9),

@@ -51,6 +51,21 @@ def test_the_p_value_is_that_of_the_paired_t_test():
     assert stats.p_value([3, 4], [2, 3]) == 1
 
 
+def test_seeds_to_decide_are_enough_for_four_of_five_studies_and_one_less_is_not():
+    random = np.random.default_rng(0)
+    pilot = [0.0, 0.06, -0.03, 0.05, 0.02]
+    needed = stats.seeds_to_decide(pilot, [0.0] * 5, 0.04)
+    found = []
+    for seeds in (needed, needed - 1):
+        samples = random.normal(0.04, np.std(pilot, ddof=1), (4000, seeds))
+        found.append(np.mean(scipy_stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05))
+    assert found[0] > 0.79 > found[1]
+    assert stats.seeds_to_decide(pilot, [0.0] * 5, 0.04, level=0.05 / 20) > needed
+    assert stats.seeds_to_decide(pilot, [0.0] * 5, 0.0004) == pytest.approx(1e4 * needed, rel=0.3)
+    with pytest.raises(ValueError, match="needs the spread of at least two seeds, got one"):
+        stats.seeds_to_decide([1.0], [0.5], 0.1)
+
+
 def test_holm_multiplies_by_the_claims_that_are_left_and_keeps_their_order():
     assert stats.holm([0.03]) == [0.03]
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])

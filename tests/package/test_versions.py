@@ -102,6 +102,7 @@ ARTIFACTS = {
     "images: glyphs_matched": lambda: images("glyphs_matched"),
     "images: glyphs_biased": lambda: images("glyphs_biased"),
     "photographs: own": photographs,
+    "images: pairs": lambda: images("pairs"),
     "model: teacher": lambda: trained(**TEACHER.__dict__),
     "model: augmented": lambda: trained(schedule=Schedule(steps=3, batch_size=32, views=3),
                                         augmentation=data.augment.GLYPHS),

@@ -110,7 +110,9 @@ def runs(seeds=6, **changes):
 def verdicts(made):
     rows = studies.verdicts(study.claims("glyphs"), made)
     return {
-        row["metric"]: row["verdict"] for row in rows if row["claim"] == "distilled against alone" and row["primary"]
+        row["metric"]: row["verdict"]
+        for row in rows
+        if row["claim"] == "distilled from a clean teacher against alone" and row["primary"]
     }
 
 
@@ -144,12 +146,12 @@ def test_an_untrained_network_as_good_as_a_trained_one_withholds_the_verdict():
     for run in made:
         if run["arm"].get("method") == "untrained":
             run["metrics"]["region_correlation_ig"] = 0.45 + 0.02 * run["seed"]
-    assert "untrained networks score lower in region_correlation" in verdicts(made)["region_correlation_ig"]
+    assert "maps of untrained networks predict effects less" in verdicts(made)["region_correlation_ig"]
 
 
 @pytest.mark.parametrize(("metric", "value", "gate"), [
-    ("unit_iou_turned", 0.6, "units turned at random score lower"),
-    ("unit_iou", 0.5, "untrained networks score lower in unit_iou"),
+    ("unit_iou_turned", 0.6, "units turned at random mark the object less"),
+    ("unit_iou", 0.5, "untrained networks mark the object less"),
 ])  # fmt: skip
 def test_what_single_units_mark_gets_a_verdict_only_against_both_controls(metric, value, gate):
     claim = next(claim for claim in study.claims("glyphs") if claim.metric == "unit_iou")
