@@ -193,7 +193,8 @@ def _standing(api, root: Path, lesson: str, learner: str) -> dict:
         f"{output['ename']} in {cell['id']}"
         for cell in cells
         for output in cell.get("outputs", ())
-        if output["output_type"] == "error" and (cell in own or output["ename"] in ("CellTimeoutError", "DeadKernelError"))
+        if output["output_type"] == "error"
+        and (cell in own or output["ename"] in ("CellTimeoutError", "DeadKernelError"))
     ]
     submission = api.get_submission(lesson, learner)
     state = "graded" if submission["score"] else "0 points"

@@ -1,8 +1,8 @@
 """What this course adds to nbgrader's chains; nbgrader_config.py puts each part in its place.
 
-    GenerateAssignment   RemoveWrongAnswers   named wrong answers are for our tests alone
-    Autograde            Guarded              tests see Python as it is, whatever a submission redefines
-    GenerateFeedback     HideScheme           a learner's page without mark scheme, hidden tests and tracebacks
+GenerateAssignment   RemoveWrongAnswers   named wrong answers are for our tests alone
+Autograde            Guarded              tests see Python as it is, whatever a submission redefines
+GenerateFeedback     HideScheme           a learner's page without mark scheme, hidden tests and tracebacks
 """
 
 import html
@@ -16,7 +16,9 @@ from nbgrader.utils import is_grade, is_locked, is_solution, is_task
 
 GUARD = Path(__file__).resolve().with_name("guard.py")
 REGIONS = (
-    re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS.*?(?:^[ \t]*### END HIDDEN TESTS[^\n]*\n?|\Z)", re.MULTILINE | re.DOTALL),
+    re.compile(
+        r"^[ \t]*### BEGIN HIDDEN TESTS.*?(?:^[ \t]*### END HIDDEN TESTS[^\n]*\n?|\Z)", re.MULTILINE | re.DOTALL
+    ),
     re.compile(r"^=== BEGIN MARK SCHEME ===.*?(?:^=== END MARK SCHEME ===[^\n]*\n?|\Z)", re.MULTILINE | re.DOTALL),
 )
 LONG = 12  # characters of a line that gives something away; shorter ones, such as "return", stand in every program
@@ -75,7 +77,9 @@ class HideScheme(NbGraderPreprocessor):
                 cell.source = region.sub("", cell.source).rstrip()
         for cell in nb.cells:
             if cell.cell_type == "code":
-                keep = cell.outputs if is_locked(cell) else [out for out in cell.outputs if out.output_type == "error"]
+                keep = (
+                    cell.outputs if is_locked(cell) else [out for out in cell.outputs if out.output_type == "error"]
+                )
                 cell.outputs = [shown for output in keep if (shown := self._shown(output, test=is_grade(cell)))]
         return nb, resources
 
@@ -86,7 +90,9 @@ class HideScheme(NbGraderPreprocessor):
             sentence = "The test failed." if self._tells(sentence) else sentence
             return new_output("stream", name="stdout", text=sentence[:600] + "\n")
         data = output.get("data", {})
-        text = html.unescape("".join([output.get("text", ""), *filter(lambda part: isinstance(part, str), data.values())]))
+        text = html.unescape(
+            "".join([output.get("text", ""), *filter(lambda part: isinstance(part, str), data.values())])
+        )
         picture = any(kind.startswith("image/") for kind in data)  # nobody can tell what is written in it
         return None if test or picture or self._tells(text) else output
 

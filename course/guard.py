@@ -25,7 +25,9 @@ class Guard:
 
     def keep(self) -> None:
         """Note modules, functions and classes as they are now, before the first line of a submission."""
-        ours = [module for name, module in sys.modules.items() if name in LIBRARIES or name.startswith("distill_utils.")]
+        ours = [
+            module for name, module in sys.modules.items() if name in LIBRARIES or name.startswith("distill_utils.")
+        ]
         self.modules = [(vars(module), dict(vars(module))) for module in (builtins, *ours)]
         kinds = (ModuleType, FunctionType, type)
         self.set_up = {name: value for name, value in self.names.items() if isinstance(value, kinds)}
@@ -34,7 +36,9 @@ class Guard:
         """Run a test apart from the submission's own names for built-in functions and for what the set-up defines."""
         for module, kept in self.modules:
             module.update(kept)
-        space = {name: value for name, value in self.names.items() if name.startswith("__") or name not in vars(builtins)}
+        space = {
+            name: value for name, value in self.names.items() if name.startswith("__") or name not in vars(builtins)
+        }
         space |= self.set_up | {"__builtins__": builtins}
         before = dict(space)
         linecache.cache[title] = (len(source), None, source.splitlines(keepends=True), title)  # for the traceback
