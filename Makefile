@@ -2,6 +2,8 @@
 ## make test   set up, run every test and every notebook under nbval
 ## make lab    set up, open JupyterLab
 ## make course set up, write the students' versions of the graded exercises into build/course/release
+## make student set up, write the students' edition, without solutions and hidden tests, into build/student
+## make quizzes write the quizzes as Moodle GIFT and as QTI into build/quizzes
 ## make tables set up, write the generated tables and findings into README.md, docs/results.md and course/README.md
 ## make lint   set up, check style, types and spelling
 ## make site   the web edition, in build/site; make site-test looks at it in Chromium
@@ -57,6 +59,14 @@ lab: $(READY)
 
 course: $(READY)
 	$(BIN)/python course/exercises.py release
+
+student: $(READY)
+	$(BIN)/python course/edition.py
+
+# QTI by text2qti, in an environment of its own that uv makes for it.
+quizzes: $(READY)
+	$(BIN)/python tools/quizzes.py build/quizzes
+	for quiz in build/quizzes/*.txt; do (cd build/quizzes && ../../$(BIN)/python -m uv tool run --from text2qti==0.8.0 text2qti $$(basename $$quiz)) || exit 1; done
 
 tables: $(READY)
 	$(BIN)/python tools/tables/tables.py
@@ -134,4 +144,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean
+.PHONY: help run test lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean

@@ -1,6 +1,8 @@
 """The graded exercises: one nbgrader source per lesson, course/source/<lesson>/<lesson>.ipynb.
 
     python course/exercises.py release                the students' versions, into build/course/release (make course)
+    python course/exercises.py grade 02_distill       autograde what was submitted, on all cores, and report
+    python course/exercises.py report 02_distill      who has handed in what, and what it earned
     python course/exercises.py reviewed 02_distill    after a lesson changed and its exercises were looked through
 
 A source is a notebook without outputs, written and edited in JupyterLab with nbgrader's own markers and metadata:
@@ -26,9 +28,12 @@ A source is a notebook without outputs, written and edited in JupyterLab with nb
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,6 +133,86 @@ def release() -> Path:
     return Path(api.coursedir.root) / api.coursedir.release_directory
 
 
+def autograde(lesson: str, learner: str, again: bool) -> str:
+    """Grade one submission with nbgrader; returns its log, empty where all went well."""
+    from sqlalchemy.exc import SAWarning
+
+    warnings.simplefilter("ignore", SAWarning)  # nbgrader's own
+    graded = gradebook().autograde(lesson, learner, force=again)
+    return "" if graded["success"] else graded.get("error") or graded["log"]
+
+
+def grade(lesson: str, jobs: int, again: bool = False) -> None:
+    """Grade the submissions of a lesson in several processes; what is graded already stays, unless again.
+
+    A log of what nbgrader could not grade is written to autograded/LEARNER/LESSON.log.
+    """
+    from tqdm import tqdm
+
+    api = gradebook()
+    api.gradebook.close()  # the tables are there before the first process wants them
+    learners = sorted(api.get_submitted_students(lesson))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of every kernel: the processes share the cores
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(autograde, lesson, learner, again): learner for learner in learners}
+        for done in tqdm(as_completed(waiting), total=len(waiting), desc=lesson, unit="submission"):
+            log = Path(api.coursedir.root) / "autograded" / waiting[done] / f"{lesson}.log"
+            log.unlink(missing_ok=True)
+            if text := done.result():
+                log.parent.mkdir(parents=True, exist_ok=True)
+                log.write_text(text, encoding="utf-8")
+
+
+def report(lesson: str) -> list[dict]:
+    """One row per learner: name, state, points and a reason.
+
+    State: not submitted; crashed (nbgrader could not grade it, or a cell of the learner's own failed or took too long);
+    empty (as it was handed out); 0 points; graded. "waits for judgement" is added where an answer has been given.
+    """
+    api = gradebook()
+    root = Path(api.coursedir.root)
+    with api.gradebook as book:
+        learners = {student.id for student in book.students} | api.get_submitted_students(lesson)
+    return [_standing(api, root, lesson, learner) for learner in sorted(learners)]
+
+
+def _standing(api, root: Path, lesson: str, learner: str) -> dict:
+    row = {"learner": learner, "state": "not submitted", "points": 0.0, "why": ""}
+    file = Path(lesson) / f"{lesson}.ipynb"
+    if not (root / "submitted" / learner / file).exists():
+        return row
+    if not (root / "autograded" / learner / file).exists():
+        log = root / "autograded" / learner / f"{lesson}.log"
+        lines = log.read_text(encoding="utf-8").strip().splitlines() if log.exists() else ["grade it first"]
+        return row | {"state": "crashed" if log.exists() else "not graded", "why": lines[-1]}
+    given = {cell["id"]: cell["source"] for cell in read(root / "release" / file)["cells"]}
+    cells = read(root / "autograded" / learner / file)["cells"]
+    own = [cell for cell in cells if not grading(cell).get("locked", False) and not grading(cell).get("grade")]
+    written = [cell for cell in own if cell["source"].strip() and cell["source"] not in given.values()]
+    failed = [
+        f"{output['ename']} in {cell['id']}"
+        for cell in cells
+        for output in cell.get("outputs", ())
+        if output["output_type"] == "error"
+        and (cell in own or output["ename"] in ("CellTimeoutError", "DeadKernelError"))
+    ]
+    submission = api.get_submission(lesson, learner)
+    state = "graded" if submission["score"] else "0 points"
+    state = "crashed" if failed else state if written else "empty"
+    if submission["needs_manual_grade"] and any(cell["cell_type"] == "markdown" for cell in written):
+        state += ", waits for judgement"
+    return row | {"state": state, "points": submission["score"], "why": "; ".join(failed)}
+
+
+def show(lesson: str) -> None:
+    """Print the report of a lesson, one line per learner."""
+    rows = report(lesson)
+    print(f"\n{lesson}: {len(rows)} learners")
+    width = {key: max(len(str(row[key])) for row in rows) for key in rows[0]} if rows else {}
+    for row in rows:
+        print("  ".join(str(value).ljust(width[key]) for key, value in row.items()).rstrip())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The graded exercises of the course.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -135,12 +220,23 @@ def main() -> None:
     names = [path.stem for path in sources()]
     lessons = commands.add_parser("reviewed", help="say that exercises fit their lesson as it is now")
     lessons.add_argument("lesson", nargs="+", choices=names)
+    graded = commands.add_parser("grade", help="autograde what was submitted, and report")
+    graded.add_argument("lesson", nargs="+", choices=names)
+    graded.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    graded.add_argument("--again", action="store_true", help="grade also what is graded already")
+    listed = commands.add_parser("report", help="who has handed in what, and what it earned")
+    listed.add_argument("lesson", nargs="+", choices=names)
     arguments = parser.parse_args()
     if arguments.command == "release":
         print(f"{len(names)} assignments: {release()}")
-    else:
-        for name in arguments.lesson:
+        return
+    for name in arguments.lesson:
+        if arguments.command == "reviewed":
             reviewed(name)
+            continue
+        if arguments.command == "grade":
+            grade(name, arguments.jobs, arguments.again)
+        show(name)
 
 
 if __name__ == "__main__":

@@ -6,31 +6,37 @@ and work when the folder that it shows holds both: README.md has the command.
 """
 
 import os
+import sys
 from pathlib import Path
 
-from nbgrader.converters import GenerateAssignment, GenerateSolution
-from nbgrader.preprocessors import NbGraderPreprocessor
+from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback, GenerateSolution
+from nbgrader.preprocessors import Execute
 
 SOURCE = Path(__file__).resolve().parent / "source"
 ROOT = Path(os.environ.get("DISTILL_COURSE") or SOURCE.parent.parent / "build" / "course").expanduser().absolute()
+sys.path.insert(0, str(SOURCE.parent))
+
+from grading import Guarded, HideScheme, RemoveWrongAnswers  # noqa: E402
 
 
-class RemoveWrongAnswers(NbGraderPreprocessor):
-    """Named wrong answers are for tests/notebooks/test_course.py alone."""
-
-    def preprocess(self, nb, resources):
-        nb.cells = [cell for cell in nb.cells if "wrong-answer" not in cell.metadata.get("tags", ())]
-        return nb, resources
+def usual(converter, name: str = "preprocessors") -> list:
+    """nbgrader's own chain of a converter."""
+    return converter.class_traits()[name].default()
 
 
 c = get_config()  # noqa: F821 (nbgrader provides it)
 c.CourseDirectory.course_id = "distillation"
 c.CourseDirectory.root = str(ROOT)
 c.CourseDirectory.source_directory = os.path.relpath(SOURCE, ROOT)
+c.CourseDirectory.db_url = f"sqlite:///{ROOT / 'gradebook.db'}?timeout=60"  # several processes grade at once
+c.Exchange.root = os.environ.get("DISTILL_EXCHANGE") or str(ROOT / "exchange")
 for converter in (GenerateAssignment, GenerateSolution):
-    usual = converter.class_traits()["preprocessors"].default()
-    c[converter.__name__].preprocessors = [RemoveWrongAnswers, *usual]
+    c[converter.__name__].preprocessors = [RemoveWrongAnswers, *usual(converter)]
+chain = usual(Autograde, "autograde_preprocessors")
+c.Autograde.autograde_preprocessors = [Guarded if step is Execute else step for step in chain]
+c.GenerateFeedback.preprocessors = [*usual(GenerateFeedback), HideScheme]
 c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError"}
-# Thirty submissions on one server are slow, not broken: the usual 30 s for a cell and 4 s for its output are too few.
-c.Execute.timeout = 300
-c.Execute.iopub_timeout = 120
+c.OverwriteCells.add_missing_cells = True  # a test that was deleted counts as well
+c.Execute.timeout = 30  # seconds for a cell: the slowest takes 5 on one core
+c.Execute.iopub_timeout = 30
+c.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:", "--log-level=ERROR"]

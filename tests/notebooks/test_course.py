@@ -14,6 +14,7 @@ from pathlib import Path
 
 import notebook_rules
 import pytest
+import torch
 from nbformat import from_dict, validate
 from nbgrader.nbgraderformat import MetadataValidator
 
@@ -27,6 +28,8 @@ RULES = [  # the lessons' rules that hold for exercises, too
     "no_path_of_a_machine", "nothing_from_outside", "no_typed_result",
 ]  # fmt: skip
 SECRETS = re.compile(r"(BEGIN|END) (SOLUTION|HIDDEN TESTS|MARK SCHEME)|model answer|marking guide", re.IGNORECASE)
+
+HIDDEN = "### BEGIN HIDDEN TESTS"
 
 each_source = pytest.mark.parametrize("path", SOURCES, ids=NAMES)
 
@@ -57,14 +60,32 @@ def run(cell, names):
 
 
 def run_task(path, i, *, wrong=None):
-    """Run the set-up and one task in a fresh namespace; wrong: the id of the wrong answer to put in."""
+    """Run the set-up and one task in a fresh namespace; wrong: the id of the wrong answer to put in.
+
+    Returns the points that it earns and the first failure. What follows the last test of a wrong answer is not run.
+    """
     before, tasks = exercises.parts(exercises.read(path))
     pairs = exercises.wrong_answers(tasks[i].cells)
     replaced = {solution["id"]: cell for cell, solution in pairs if cell["id"] == wrong}
-    names = {"__name__": "__main__"}
-    for cell in before + tasks[i].cells:
+    last = max(k for k, cell in enumerate(tasks[i].cells) if is_test(cell))
+    names, points, failure = {"__name__": "__main__"}, 0, None
+    for cell in before + (tasks[i].cells[: last + 1] if wrong else tasks[i].cells):
         if cell["cell_type"] == "code" and not exercises.is_wrong(cell):
-            run(replaced.get(cell["id"], cell), names)
+            try:
+                run(replaced.get(cell["id"], cell), names)
+            except Exception as error:
+                if not is_test(cell):
+                    raise
+                failure = failure or error
+            else:
+                points += exercises.grading(cell).get("points", 0)
+    return points, failure
+
+
+@pytest.fixture
+def same_draws(monkeypatch):
+    """Hidden tests draw their inputs anew at every grading; here they draw the same ones in every run."""
+    monkeypatch.setattr(torch, "seed", lambda: torch.manual_seed(7))
 
 
 # (a) The sources
@@ -82,6 +103,8 @@ def test_a_source_follows_nbgraders_format_and_the_rules_of_the_lessons(path):
     validate(notebook)
     MetadataValidator().validate_nb(notebook)
     book = notebook_rules.read(path)
+    for cell in book["cells"]:  # what a class never sees may be longer
+        cell["source"] = "".join(cell["source"]).partition(HIDDEN)[0]
     assert not [found for rule in RULES for found in notebook_rules.RULES[rule](book, path)]
 
 
@@ -155,25 +178,50 @@ def test_every_assertion_has_a_message_and_tests_name_a_section_of_the_lesson(pa
 
 @pytest.mark.parametrize(("path", "i"), all_tasks())
 def test_a_solution_passes_its_tests_with_nothing_but_the_set_up(path, i, capsys):
+    cells = [cell for cell in tasks_of(path)[i].cells if is_test(cell)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run_task(path, i)
+        points, failure = run_task(path, i)
+    assert (points, failure) == (sum(exercises.grading(cell)["points"] for cell in cells), None)
     assert not capsys.readouterr().err, "nbgrader gives no points for a test that writes to stderr"
 
 
+@pytest.mark.usefixtures("same_draws")
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize(("path", "i", "wrong"), all_wrong_answers())
-def test_a_named_wrong_answer_fails_with_a_helpful_message(path, i, wrong):
+def test_a_named_wrong_answer_fails_with_a_helpful_message_and_earns_what_the_table_says(path, i, wrong):
     cell = next(cell for cell in tasks_of(path)[i].cells if cell["id"] == wrong)
-    with pytest.raises(AssertionError) as failure:
-        run_task(path, i, wrong=wrong)
-    message = str(failure.value)
+    points, failure = run_task(path, i, wrong=wrong)
+    message = str(failure)
+    assert isinstance(failure, AssertionError), message
     assert cell["metadata"]["wrong"]["says"] in message
     assert re.search(r"[Ss]ection \d", message), f"does not name a section that helps: {message}"
     assert not exercises.grading(cell)
+    assert points == cell["metadata"]["wrong"]["earns"], "the points of this answer have changed"
 
 
 def test_there_are_at_least_four_wrong_answers_per_lesson():
-    assert len(all_wrong_answers()) >= 4 * len(SOURCES)
+    assert len(all_wrong_answers()) >= max(60, 4 * len(SOURCES))
+
+
+def test_returning_what_the_visible_tests_expect_earns_no_point():
+    typed = [
+        cell["metadata"]["wrong"]
+        for path in SOURCES
+        for task in tasks_of(path)
+        for cell, _ in exercises.wrong_answers(task.cells)
+        if "typed in" in cell["metadata"]["wrong"]["name"]
+    ]
+    assert len(typed) >= 5
+    own = {"the visible targets, typed in": 2}  # the other function of that task is right
+    assert all(wrong["earns"] == own.get(wrong["name"], 0) for wrong in typed)
+
+
+@each_source
+def test_every_test_has_a_hidden_part_on_inputs_drawn_when_grading(path):
+    tests = [cell for task in tasks_of(path) for cell in task.cells if is_test(cell)]
+    blind = [cell["id"] for cell in tests if "torch.seed()" not in cell["source"].partition(HIDDEN)[2]]
+    assert not blind
 
 
 # (c) What students get, and nbgrader's autograder

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import notebook_rules
 import pytest
+import quizzes
 
 from distill_utils.commands import run
 
@@ -116,9 +117,7 @@ def test_every_term_is_linked_from_a_notebook():
 
 # Quizzes
 
-OPTION = re.compile(
-    r"<details><summary>(\w)\. (.+?)</summary>\n\n\*\*(Right|No)\.\*\* (.+?)\n\n</details>", re.DOTALL
-)
+OPTION = quizzes.OPTION
 
 
 def test_every_quiz_has_its_lesson():
@@ -144,6 +143,32 @@ def test_every_question_has_one_right_answer_and_every_answer_an_explanation(pat
 def test_the_right_answer_has_no_favourite_place():
     places = [letter for path in QUIZZES for letter, _, word, _ in OPTION.findall(read(path)) if word == "Right"]
     assert max(places.count(letter) for letter in "ABCD") < len(places) / 2
+
+
+def test_the_length_of_an_answer_does_not_tell_whether_it_is_right():
+    longest = shortest = count = 0
+    for path in QUIZZES:
+        for options in quizzes.questions(path).values():
+            right = next(len(option.text) for option in options if option.right)
+            wrong = [len(option.text) for option in options if not option.right]
+            longest, shortest, count = longest + (right > max(wrong)), shortest + (right < min(wrong)), count + 1
+    assert count / 8 < longest < 3 * count / 8, f"the right answer is the longest in {longest} of {count} questions"
+    assert shortest < count / 4
+
+
+@pytest.mark.parametrize("path", QUIZZES, ids=lambda path: path.stem)
+def test_an_exported_quiz_has_every_question_with_one_right_answer(path):
+    found = quizzes.questions(path)
+    gift, text = quizzes.gift(path), quizzes.qti_text(path)
+    assert (
+        len(re.findall(r"^::", gift, re.MULTILINE)) == len(re.findall(r"^\d+\. ", text, re.MULTILINE)) == len(found)
+    )
+    for block in gift.split("\n::")[1:]:
+        answers = re.findall(r"^([=~])(.+?)(?<!\\)#(.+)$", block, re.MULTILINE)
+        assert [mark for mark, _, _ in answers].count("=") == 1
+        assert len(answers) == len(re.findall(r"^[=~}]", block, re.MULTILINE)) - 1
+    assert len(re.findall(r"^\*[a-d]\) ", text, re.MULTILINE)) == len(found)
+    assert not re.search(r"&\w+;|\]\(", gift + text)
 
 
 # The cheat sheet

@@ -174,6 +174,13 @@ def test_a_long_name_may_break_behind_its_dots_and_underscores():
     assert body.breakable(html) == found
 
 
+def test_a_figure_opens_in_full_on_a_tap_unless_it_is_a_link_already():
+    picture = '<img alt="a" src="../_images/a.png" width="9">'
+    assert body.opened(f"<p>{picture}</p>") == f'<p><a href="../_images/a.png">{picture}</a></p>'
+    assert body.opened(f'<a href="x.html"><b>{picture}</b></a>') == f'<a href="x.html"><b>{picture}</b></a>'
+    assert body.opened('<img src="data:,">') == '<img src="data:,">'
+
+
 # What make site checks in the pages that came out
 
 
@@ -315,6 +322,33 @@ def test_every_lesson_makes_a_talk(path):
     on_slides = [cell for cell in found if slides.slide_type(cell) != "notes" and not cell.metadata.get("transient")]
     assert all(len(cell.source.splitlines()) <= 18 for cell in on_slides if cell.cell_type == "code")
     assert all(len(cell.source.split()) <= 180 for cell in on_slides)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_slide_announces_only_what_it_shows(path):
+    words = {"image/png": r"\b(figures?|panels?)\b", "text/markdown": r"\btables?\b", "": r"\b(explorer|slider)s?\b"}
+    found, slide = [], []
+    for cell in slides.slides(nbformat.read(path, as_version=4)):
+        if slides.slide_type(cell) in ("slide", "subslide"):
+            found.append(slide := [])
+        if slides.slide_type(cell) != "notes":
+            slide.append(cell)
+    for cells in found:
+        said = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        if said.startswith(("## Exercises", "## You will")):
+            continue  # what is done in the notebook
+        shown = str([cell.get("outputs") for cell in cells]) + ("text/markdown" if "| :--" in said else "")
+        body_text = re.sub(r"^(#|<p).*$", "", said, flags=re.MULTILINE).replace("in a table", "")
+        for kind, pattern in words.items():
+            lost = not kind or kind not in shown
+            assert not (lost and re.search(pattern, body_text, re.IGNORECASE)), f"not on the slide: {said}"
+
+
+def test_a_sentence_about_a_table_that_stays_behind_is_left_out():
+    lead = "The figure shows one channel. The table gives them all."
+    assert slides.without_lost(lead, "figure") == "The figure shows one channel."
+    found = shown(text("## Why\n\nFirst.\n\nThree cautions.\n\n- one;"), code(kinds=["image/png"]))
+    assert found[2][1] == "## Why\n\nFirst.", "a sentence that leads to a list needs the list"
 
 
 # One-click routes

@@ -47,7 +47,7 @@ def setup(app):
 def _language(app, page, template, context, doctree):
     """A page NAME.zh-CN is marked as Chinese as a whole, for screen readers; on other pages, Chinese words are."""
     if context.get("body"):
-        context["body"] = body.unbroken(body.breakable(context["body"]))
+        context["body"] = body.opened(body.unbroken(body.breakable(context["body"])))
     if page.endswith(".zh-CN"):
         context["language"] = "zh-CN"
     elif context.get("body"):

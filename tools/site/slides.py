@@ -22,6 +22,7 @@ import re
 import struct
 import sys
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import nbformat
@@ -39,6 +40,13 @@ WORDS = 45  # of running text on a slide
 # slides.css.
 ROOM = {"below": (1220, 470), "beside": (850, 672), "alone": (1240, 640)}
 SHOWN = {"slide", "subslide", "fragment"}
+# Words that announce what a slide may not show, by what would have to be there.
+ANNOUNCED = {
+    "figure": re.compile(r"\b(figures?|panels?)\b", re.IGNORECASE),
+    "table": re.compile(r"\b(?<!in a )tables?\b", re.IGNORECASE),
+    "explorer": re.compile(r"\b(explorer|slider)s?\b", re.IGNORECASE),
+}
+SENTENCE = re.compile(r"(?<!et al\.)(?<=[.?!:])\s+(?=[^a-z])")
 HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.MULTILINE)
 FENCED = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL)
 
@@ -111,11 +119,22 @@ def brief(text: str, words: int = WORDS) -> str:
     if len(text.split()) <= words:
         return text
     kept = ""
-    for sentence in re.split(r"(?<!et al\.)(?<=[.?!:])\s+(?=[^a-z])", text):
+    for sentence in SENTENCE.split(text):
         if kept and len(f"{kept} {sentence}".split()) > words:
             break
         kept = f"{kept} {sentence}".strip()
     return kept.removesuffix(":") + ("." if kept.endswith(":") else "")
+
+
+def without_lost(text: str, shown: str | None) -> str:
+    """A paragraph without the sentences that announce a figure, a table or an explorer which the slide lacks.
+
+    shown: "figure", "table" or None.
+    """
+    lost = [words for what, words in ANNOUNCED.items() if what != shown]
+    clauses = re.split(r"(?<!et al\.)(?<=[.?!:;])\s+", text)
+    kept = [line for line in clauses if not any(words.search(line) for words in lost)]
+    return text if len(kept) == len(clauses) else re.sub("[;:]$", ".", " ".join(kept))
 
 
 def is_prose(paragraph: str) -> bool:
@@ -163,6 +182,9 @@ def _opening(part: Part) -> list:
 def _closing(part: Part) -> list:
     text = re.sub(r"<details>.*?</details>", "", "\n\n".join(part.paragraphs()), flags=re.DOTALL)
     text = re.sub(r"\n\s*\n(\s*\n)+", "\n\n", text).strip()
+    if part.title == "Summary":  # an exercise is done in the notebook, where the figure is
+        text = re.sub(r"^(- |\* |)(.+?)(?=\n(?:- |\* |\s*\n)|\Z)",
+                      lambda found: found[1] + without_lost(found[2], None), text, flags=re.MULTILINE | re.DOTALL)  # fmt: skip
     cells = [_text("slide", f"## {part.title}\n\n{text}")]
     table = next(filter(_is_table, part.code()), None)
     return [*cells, _text("subslide", f"## {part.title}"), _result(table, "text/markdown")] if table else cells
@@ -186,10 +208,15 @@ def _part(part: Part, alone: bool) -> list:
     figures = any(map(_is_figure, part.code()))
     table = None if figures else next(filter(_is_table, part.code()), None)
     cells, lead, text = [], "", []
-    for piece in part.pieces:
+    kind = "figure" if figures else "table" if table else None
+    for piece, following in zip_longest(part.pieces, part.pieces[1:]):
         if isinstance(piece, str):
             text.append(piece)
-            lead = piece if is_prose(piece) else lead
+            leads_on = isinstance(following, str) and re.match(
+                r"([-*+]|\d+[.)])\s", following
+            )  # the list stays behind
+            if is_prose(piece) and not leads_on:
+                lead = without_lost(piece, kind) or lead
             continue
         marked = slide_type(piece) in SHOWN
         if marked or _is_figure(piece) or piece is table:
@@ -199,7 +226,7 @@ def _part(part: Part, alone: bool) -> list:
             cells += [_text("subslide" if cells else "slide", head, text), shown]
             lead, text = "", []
     if not cells and alone:
-        cells = [_text("slide", _head(part, _opening_words(part.paragraphs())), text)]
+        cells = [_text("slide", _head(part, without_lost(_opening_words(part.paragraphs()), None)), text)]
     elif cells and text:  # what is said after the last figure belongs to it
         cells.insert(-1, _notes(text))
     return cells
