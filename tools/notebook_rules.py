@@ -23,6 +23,7 @@ Cells are counted from 1, text and code together.
 import ast
 import builtins
 import fnmatch
+import functools
 import hashlib
 import json
 import re
@@ -292,6 +293,7 @@ def _paragraphs(source: str) -> list[str]:
     return [part for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
+@functools.cache
 def _parsed(source: str) -> list[ast.stmt]:
     """The statements of a code cell; IPython's own lines (%, !, ?) become pass, other syntax errors no statement."""
     try:
@@ -369,16 +371,9 @@ def names_are_defined(notebook, path):
     for number, cell, source in cells(notebook, "code"):
         if re.search(r"^\s*%(run|pylab|load|store)|\bexec\(|\bimport \*|globals\(\)", source, re.MULTILINE):
             return  # binds names that cannot be read here
-        table = symtable.symtable(ast.unparse(ast.Module(_parsed(source), [])), "cell", "exec")
-        bound = {each.get_name() for each in table.get_symbols() if each.is_assigned() or each.is_imported()}
-        used = {each.get_name() for each in table.get_symbols() if each.is_referenced()}
-        for name, at_once, binds in _free(table):
-            if binds:
-                bound.add(name)
-            elif at_once:
-                used.add(name)
-            else:
-                later.setdefault(name, number)
+        bound, used, deferred = _names(source)
+        for name in deferred:
+            later.setdefault(name, number)
         known |= bound
         if "raises-exception" not in tags(cell) and not any(o["output_type"] == "error" for o in cell["outputs"]):
             for name in sorted(used - known):
@@ -386,6 +381,18 @@ def names_are_defined(notebook, path):
     for name, number in later.items():
         if name not in known:
             yield f"a function in cell {number} uses {name}, which no cell binds: define it"
+
+
+@functools.cache
+def _names(source: str) -> tuple[set[str], set[str], set[str]]:
+    """The names that a cell binds, that it looks up while it runs, and that its functions look up when called."""
+    table = symtable.symtable(ast.unparse(ast.Module(_parsed(source), [])), "cell", "exec")
+    bound = {each.get_name() for each in table.get_symbols() if each.is_assigned() or each.is_imported()}
+    used = {each.get_name() for each in table.get_symbols() if each.is_referenced()}
+    deferred: set[str] = set()
+    for name, at_once, binds in _free(table):
+        (bound if binds else used if at_once else deferred).add(name)
+    return bound, used, deferred
 
 
 def _free(table: symtable.SymbolTable) -> Iterator[tuple[str, bool, bool]]:

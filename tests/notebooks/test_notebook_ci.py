@@ -90,9 +90,8 @@ def test_the_guide_works_word_for_word_in_a_series_of_another_shape(tmp_path):
         assert done.returncode == 1
         assert "Einführung.ipynb: cell " in done.stdout
     first.write_text(right.replace("positive', 2, low", "positive', 0, low"), encoding="utf-8")
-    urls = ["try:", "    from urllib.request import urlopen", "    urlopen('https://example.org')", "except Exception:",
-            "    print('no network')"]  # fmt: skip
-    saved(tmp_path / "more.ipynb", cell("\n".join(urls), "no network\n"))
+    fetch = "import urllib.request\ntry:\n    urllib.request.urlopen('https://example.org')\nexcept Exception:\n    pass"
+    saved(tmp_path / "more.ipynb", cell(fetch))
     saved(tmp_path / "exact" / "exact.ipynb", cell("print(1)", "2\n"))
     (tmp_path / "pyproject.toml").write_text(OPTIONS, encoding="utf-8")
     done = command(f"{run} --no-network -rA --tb=short -p no:cacheprovider", tmp_path)
@@ -239,8 +238,15 @@ def test_the_form_for_bugs_asks_for_what_the_doctor_says():
     assert field["validations"]["required"] is True
 
 
-def test_lint_looks_at_style_types_and_spelling_of_everything():
+def test_every_action_is_pinned_by_hash_beside_its_version():
+    used = re.findall(r"uses: (.+)", (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    assert [line for line in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+    assert len({line for line in used if "/checkout@" in line}) == 1, "one version everywhere"
+
+
+def test_lint_looks_at_style_types_spelling_and_workflows():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
     assert re.findall(r"python -m (.*)", lint) == ["ruff check .", "ruff format --check .", "mypy", "codespell_lib"]
+    assert {"actionlint", "zizmor"} <= set(re.findall(r"\w+", lint))
     assert re.search(r"^test:.*\blint\b", makefile, re.MULTILINE)
