@@ -28,19 +28,19 @@ def begin(notebook: str) -> None:
 
 
 def check(name: str, value: float | bool, low: float | Mapping | None = None, high: float | Mapping | None = None,
-          null: float | None = None):
+          null: float | Mapping | None = None):
     """Assert that a measured value lies in [low, high], and record it.
 
     low, high: a number for every dataset, or a dict from dataset name to number. A dataset that is missing from the
     dicts has no band: the check is recorded, and neither passes nor fails. Without low and high, value must be a bool
-    that is true. null: the value when what the claim is about is switched off (tools/stress/mutants.py measures it).
-    Prints one line without the number. Raises CheckFailed outside the band and for NaN or inf, and ValueError for a
-    null inside the band, where the check could not fail.
+    that is true. null, given as the bands are: the value when what the claim is about is switched off (measured
+    by tools/stress/mutants.py). Prints one line without the number. Raises CheckFailed outside the band and for NaN
+    or inf, and ValueError for a null inside the band, where the check could not fail.
     """
     dataset = settings.dataset()
-    low_, high_ = (band.get(dataset) if isinstance(band, Mapping) else band for band in (low, high))
-    if null is not None and (low_, high_) != (None, None) and _lies_in(null, low_, high_):
-        raise ValueError(f"{name}: the null {null:g} must lie outside of the band, got {_band(low_, high_)}")
+    low_, high_, null_ = (each.get(dataset) if isinstance(each, Mapping) else each for each in (low, high, null))
+    if null_ is not None and (low_, high_) != (None, None) and _lies_in(null_, low_, high_):
+        raise ValueError(f"{name}: the null {null_:g} must lie outside of the band, got {_band(low_, high_)}")
     passed: bool | None
     if low is None and high is None:
         is_bool = str(getattr(value, "dtype", type(value).__name__)) in ("bool", "torch.bool")
@@ -50,7 +50,7 @@ def check(name: str, value: float | bool, low: float | Mapping | None = None, hi
     else:
         passed = _lies_in(value, low_, high_)
     row = {"notebook": _notebook, "name": name, "dataset": dataset, "value": float(value), "low": low_, "high": high_,
-           "null": null, "passed": passed}
+           "null": null_, "passed": passed}
     with _file().open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if passed is False:

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import notebook_rules
+import planted
 import pytest
 import yaml
 from notebook_rules import CHECKED
@@ -90,7 +91,7 @@ def test_the_guide_works_word_for_word_in_a_series_of_another_shape(tmp_path):
         assert done.returncode == 1
         assert "Einführung.ipynb: cell " in done.stdout
     first.write_text(right.replace("positive', 2, low", "positive', 0, low"), encoding="utf-8")
-    fetch = "import urllib.request\ntry:\n    urllib.request.urlopen('https://example.org')\nexcept Exception:\n    pass"
+    fetch = "from urllib.request import urlopen as u\ntry:\n    u('https://example.org')\nexcept Exception:\n    pass"
     saved(tmp_path / "more.ipynb", cell(fetch))
     saved(tmp_path / "exact" / "exact.ipynb", cell("print(1)", "2\n"))
     (tmp_path / "pyproject.toml").write_text(OPTIONS, encoding="utf-8")
@@ -113,8 +114,21 @@ def test_the_page_gives_the_options_that_we_use():
 
 
 def test_the_page_is_a_page():
-    assert len(PAGE.split("\n## What readers")[0].split()) < 900
+    assert (
+        len(re.sub("<!-- planted.*?/planted -->", "", PAGE.split("\n## What readers")[0], flags=re.DOTALL).split())
+        < 900
+    )
     assert len(STYLE.split("\n## Notebooks")[1].split("\n## Code")[0].split()) < 750
+
+
+def test_planted_faults_are_caught_without_false_alarms_and_the_page_says_which():
+    found = json.loads(planted.RESULTS.read_text(encoding="utf-8"))
+    assert [row["planted"] for row in found["kinds"]] == list(planted.KINDS)
+    assert len(planted.KINDS) == 38
+    assert sum(row["caught"] for row in found["kinds"]) >= 34
+    assert {row["series"] for row in found["alarms"]} == set(planted.NOTEBOOKS)
+    assert max(row["false alarms"] for row in found["alarms"]) <= 1
+    assert planted.written(PAGE, found) == PAGE, "the tables are generated: make planted"
 
 
 # The style guide

@@ -273,7 +273,7 @@ def test_settings_choose_the_rules_and_the_baseline_only_shrinks(tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("selct = []", "has no key selct"), ('select = ["run_in_ordre"]', "no rule or group is called run_in_ordre")],
+    [("chosen = []", "has no key chosen"), ('select = ["run_in_ordre"]', "no rule or group is called run_in_ordre")],
 )
 def test_settings_that_mean_nothing_are_refused(setting, message, tmp_path):
     (tmp_path / "pyproject.toml").write_text(f"[tool.notebook_rules]\n{setting}\n")

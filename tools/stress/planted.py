@@ -287,7 +287,9 @@ def written(page: str, found: dict) -> str:
     kinds = found["kinds"]
     count = f"{sum(row['caught'] for row in kinds)} of {len(kinds)} kinds are caught."
     parts = "\n\n".join([count, reliability.table(kinds), reliability.table(alarms)])
-    return re.sub(r"(<!-- planted -->\n).*?(<!-- /planted -->)", rf"\1{parts}\n\2", page, flags=re.DOTALL)
+    start, end = "<!-- planted -->\n", "<!-- /planted -->"
+    before, _, rest = page.partition(start)
+    return before + start + parts + "\n" + end + rest.partition(end)[2]
 
 
 if __name__ == "__main__":
