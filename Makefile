@@ -10,7 +10,8 @@
 ## make slides slides from the notebooks' own cells, in build/slides
 ## make colab  notebooks that install the package first, in build/site/colab
 ## make browser-test move every control of the explorers in lessons 02, 08 and 09, in JupyterLab and Chromium
-## make mutants put faults into copies of the package, and show which test notices each
+## make mutants put faults into copies of the package, and show which test or which claim of a notebook notices each
+## make planted plant faults in notebooks of two public series (FOLDERS="LLMs-from-scratch=… handson-ml3=…") and of this one
 ## make faults kill, fill, damage and lock out copies of the series, and show what is lost: nothing
 ## make properties test functions with 1,000 generated arguments each, valid ones and invalid ones
 ## make strangers  the oldest and the newest versions, on every Python found here, each in a fresh environment
@@ -77,6 +78,9 @@ bench: $(READY)
 mutants: $(READY)
 	$(BIN)/python tools/stress/mutants.py
 
+planted: $(READY)
+	$(BIN)/python tools/stress/planted.py $(FOLDERS)
+
 faults: $(READY)
 	$(BIN)/python tools/stress/faults.py
 
@@ -94,6 +98,8 @@ lint: $(READY)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m codespell_lib
+	@for tool in actionlint "zizmor --offline --quiet .github"; do \
+	  ! command -v $${tool%% *} >/dev/null || $$tool || exit 1; done
 
 # The site has an environment of its own, without torch: it reads the notebooks' outputs and the package's source.
 $(SITE)/ready: tools/site/requirements.txt
@@ -145,3 +151,4 @@ clean:
 	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
 .PHONY: help run test lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean
+.PHONY: help run test lab course tables bench slides site site-test look-modules browser-test colab mutants planted faults properties strangers flakes lint lock clean

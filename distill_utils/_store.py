@@ -18,7 +18,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from filelock import FileLock
+from filelock import FileLock, SoftFileLock
 from torch import Tensor
 
 from distill_utils import settings
@@ -61,7 +61,8 @@ def friendly_os_errors(path: Path) -> Iterator[None]:
         number = int(within[1]) if within else getattr(error, "errno", None) or 0
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(errno.ENOSPC, f"no room on the disk for {path}: free some space and run again") from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR) or within:
+        refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
+        if number in refused or within:
             cure = "make its folder writable, or choose others with DISTILL_RUNS and DISTILL_BUILD"
             raise OSError(number, f"cannot write {path} ({os.strerror(number)}): {cure}") from error
         raise
@@ -69,10 +70,18 @@ def friendly_os_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock file `path`, which a killed process releases. timeout: seconds (then filelock.Timeout) or -1."""
+    """Hold the lock file `path`, which a killed process releases. timeout: seconds (then filelock.Timeout) or -1.
+
+    Where the file system has no locks, the lock is a second file that exists as long as it is held.
+    """
     with friendly_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path).acquire(timeout=timeout)
+        try:
+            held = FileLock(path).acquire(timeout=timeout)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            held = SoftFileLock(path.with_name(f"{path.name}.held")).acquire(timeout=timeout)
     with held:
         yield
 
@@ -99,15 +108,19 @@ def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
     text = _json(record, sort_keys=True)
     metadata = {"record": text, "sha256": checksum(tensors, text)}
     with atomic(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata)
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata))  # save_file would deny others to read it
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read what save wrote. Raises DamagedFile unless everything is as written."""
+    """Read what save wrote. Raises DamagedFile unless everything is as written, PermissionError where denied."""
     try:
+        open(path, "rb").close()  # safetensors says of a file that it may not read that there is none
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except PermissionError as error:
+        cure = "ask its owner for permission to read it, or choose another folder with DISTILL_RUNS"
+        raise PermissionError(errno.EACCES, f"cannot read {path} (Permission denied): {cure}") from error
     except safetensors.SafetensorError as error:
         raise DamagedFile(f"{path} is damaged ({error}): delete it and run again") from error
     if "record" not in metadata or checksum(tensors, metadata["record"]) != metadata.get("sha256"):

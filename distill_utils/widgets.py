@@ -29,4 +29,6 @@ def explore(draw: Callable, *, instead: str, **controls) -> None:
     explorer = ipywidgets.interactive(redraw, **controls)
     for control in explorer.kwargs_widgets:  # the default width cuts off a name like "temperature"
         control.style.description_width = f"{max(map(len, controls)) + 1}ch"
+        if control.has_trait("continuous_update"):
+            control.continuous_update = False  # one redraw when the slider rests, or a slow figure floods the kernel
     display({**explorer._repr_mimebundle_(), "text/plain": instead}, raw=True)

@@ -1,5 +1,7 @@
 """The commands: an error is one sentence that says what to do, an exit status, and no traceback."""
 
+import json
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
@@ -129,3 +131,15 @@ def test_what_cannot_be_done_is_one_sentence(arguments, message, capsys, monkeyp
 def test_checks_prints_the_table_when_nothing_was_run(capsys):
     assert __main__.main(["checks"]) == 0
     assert "claim" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("console", ["ascii", "cp437"])
+def test_a_console_of_other_letters_shows_help_and_checks(console, start_python, tmp_path):
+    (tmp_path / "checks").mkdir()
+    row = {"notebook": "02", "name": "θ₁ beats θ₂ …", "value": 1, "low": 0, "high": None, "passed": True}
+    (tmp_path / "checks" / "02.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    for command in ("--help", "checks"):
+        process = start_python("-m", "distill_utils", command, PYTHONIOENCODING=console, DISTILL_BUILD=str(tmp_path))
+        printed, error = process.communicate()
+        assert (process.returncode, error) == (0, "")
+        assert command == "--help" or "?? beats" in printed or "θ? beats" in printed

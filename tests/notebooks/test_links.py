@@ -33,13 +33,6 @@ def texts(path: Path) -> list[str]:
     return [source for _, _, source in notebook_rules.cells(notebook_rules.read(path), "markdown")]
 
 
-def anchors(path: Path) -> set[str]:
-    """What may follow a # in a link to this page; in notebooks also a heading in Jupyter's words."""
-    text = "\n\n".join(texts(path))
-    jupyters = notebook_rules.titles(text) if path.suffix == ".ipynb" else []
-    return notebook_rules.anchors(text) | {heading.replace(" ", "-") for heading in jupyters}
-
-
 def outward(target: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*:|//", target, re.IGNORECASE) is not None
 
@@ -53,7 +46,7 @@ def dead(path: Path) -> Iterator[str]:
         aim = path.parent / file if file else path
         if not aim.exists():
             yield f"{target}: no such file"
-        elif anchor and aim.suffix in (".md", ".ipynb") and anchor not in anchors(aim):
+        elif anchor and aim.suffix in (".md", ".ipynb") and anchor not in notebook_rules.page_anchors(aim):
             yield f"{target}: no such heading"
 
 

@@ -1,5 +1,6 @@
 """docs/notebook-ci.md and CONTRIBUTING.md keep what they promise: the files work alone, and every answer is there."""
 
+import importlib.util
 import json
 import os
 import re
@@ -11,8 +12,10 @@ import warnings
 from pathlib import Path
 
 import notebook_rules
+import planted
 import pytest
 import yaml
+from notebook_rules import CHECKED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "notebook-ci.md").read_text(encoding="utf-8")
@@ -20,100 +23,125 @@ STYLE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# The files without the rest
+# The guide, followed word for word
 
 FILES = re.findall(r"^\| \[([\w./]+)\]\(\.\./\1\) \|", PAGE, re.MULTILINE)
-OPTIONS = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1].replace("\n   ", "\n")
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+OPTIONS = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1]
+CHECK = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
 
 
-def text(words: str) -> dict:
-    return {"cell_type": "markdown", "metadata": {}, "source": words}
-
-
-def code(source: str, printed: str = "", tags: tuple = ()) -> dict:
+def cell(source: str, printed: str = "", tags: tuple = ()) -> dict:
     outputs = [{"output_type": "stream", "name": "stdout", "text": printed}] if printed else []
     return {"cell_type": "code", "metadata": {"tags": list(tags)}, "source": source, "outputs": outputs}
 
 
-def tiny_notebook(name: str, value: int) -> dict:
-    """A notebook that keeps every rule, with one claim: that this value is above one."""
-    tags = (notebook_rules.CHECKED,)
+def saved(path: Path, *parts: dict | str) -> Path:
+    """A notebook file of text cells and code cells that looks as if it had been run."""
     cells = [
-        text("# A tiny notebook\n\nOne sentence."),
-        code(f"import sys\nfrom series_utils.checks import begin, check\n\nbegin({name!r})"),
-        text("Nothing of the other series is here."),
-        code("print({'distill_utils', 'torch'} & set(sys.modules))", "set()\n", tags),
-        text("The claim."),
-        code(f"check('it is more than one', {value}, low=1)", "PASS it is more than one\n", tags),
-        text("The time."),
-        code("import time\nprint(time.time())", "another time\n"),
+        {"cell_type": "markdown", "metadata": {}, "source": each} if isinstance(each, str) else each for each in parts
     ]
-    for i in range(notebook_rules.CODE_CELLS[0] - 4):
-        cells += [text(f"What is {i}?"), code(f"print({i})", f"{i}\n", tags[i:])]
-    cells += [text("## Summary\n\nSo."), text("## Exercises\n\n1. A.\n2. B.\n3. C."), text("## Next\n\nNothing.")]
-    for count, cell in enumerate((cell for cell in cells if cell["cell_type"] == "code"), start=1):
-        cell["execution_count"] = count
-    for number, cell in enumerate(cells):
-        cell["id"] = f"cell-{number}"
-    return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    for count, each in enumerate((each for each in cells if each["cell_type"] == "code"), start=1):
+        each["execution_count"] = count
+    for number, each in enumerate(cells):
+        each["id"] = f"cell-{number}"
+    path.parent.mkdir(exist_ok=True)
+    book = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(book), encoding="utf-8")
+    return path
 
 
-def test_the_files_work_in_an_empty_folder(tmp_path):
-    """Exactly the files that the page names, in a package of another name, with its options and two notebooks."""
-    assert len(FILES) == 5
-    for file in FILES:
-        path = tmp_path / file.replace("distill_utils", "series_utils")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, path)
-    checks = tmp_path / "series_utils" / "checks.py"
-    checks.write_text(checks.read_text(encoding="utf-8").replace("distill_utils", "series_utils"), encoding="utf-8")
-    shutil.copy(ROOT / "README.md", tmp_path)
-    (tmp_path / "pyproject.toml").write_text(OPTIONS, encoding="utf-8")
-    good, bad = tiny_notebook("00_good", 2), tiny_notebook("01_bad", 0)
-    bad["cells"][-1]["source"] = "## Later"
-    (tmp_path / "notebooks").mkdir()
-    for name, notebook in (("00_good", good), ("01_bad", bad)):
-        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+def command(line: str, folder: Path) -> subprocess.CompletedProcess:
+    """A command of the page in a folder, with this Python; what it installs has to be installed here."""
+    words = line.split()
+    if words[1:4] == ["-m", "pip", "install"]:
+        return subprocess.CompletedProcess(words, sum(importlib.util.find_spec(name) is None for name in words[4:]))
+    assert words[0] == "python"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "DISTILL_"))}
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-rA", "--color=no", "--tb=short"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600,
-        env=environment | {"PYTHONPATH": str(tmp_path), "NO_COLOR": "1"},
+    return subprocess.run(
+        [sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=600,
+        env=environment | {"NO_COLOR": "1", "PYTHONPATH": ""},
     )  # fmt: skip
-    words = {word: set(re.findall(rf"^{word} (\S+?(?:::Cell \d+)?)(?: - |$)", run.stdout, re.MULTILINE))
-             for word in ("PASSED", "FAILED")}  # fmt: skip
-    rule = "tests/notebooks/test_notebooks.py::test_notebook_keeps_the_rule[ends_with_summary_exercises_next-01_bad]"
-    assert words["FAILED"] == {"notebooks/01_bad.ipynb::Cell 2", rule}, run.stdout + run.stderr
-    assert "it is more than one: measured 0, expected at least 1" in run.stdout
-    assert {f"notebooks/00_good.ipynb::Cell {i}" for i in range(notebook_rules.CODE_CELLS[0])} <= words["PASSED"]
-    recorded = sorted((tmp_path / "build" / "test" / "checks").iterdir())
-    assert [json.loads(file.read_text(encoding="utf-8"))["passed"] for file in recorded] == [True, False]
+
+
+def test_the_guide_works_word_for_word_in_a_series_of_another_shape(tmp_path):
+    """Notebooks in chapter folders and at the top, no package, no pyproject.toml, another README, faults of old."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "Readme.rst").write_text("A series")
+    claims = cell(f"{CHECK}\n\ncheck('the mean is positive', 2, low=1)", "PASS the mean is positive\n", (CHECKED,))
+    first = saved(tmp_path / "ch 1" / "Einführung.ipynb", "# Mean", claims, "![](a.png)", "It is 2.")
+    saved(tmp_path / "overview.ipynb", cell("import time\nprint(time.time())", "then\n"), "[Gone](gone.md)")
+    assert len(FILES) == 2
+    for file in FILES:
+        shutil.copy(ROOT / file, tmp_path)
+    for line in COMMANDS:
+        done = command(line, tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    accepted = json.loads((tmp_path / "notebook_rules.json").read_text(encoding="utf-8"))
+    assert accepted == {"ch 1/Einführung.ipynb": {"alternative_text": 1, "links_resolve": 1},
+                        "overview.ipynb": {"links_resolve": 1}}  # fmt: skip
+    rules, run = COMMANDS[2], next(line for line in COMMANDS if "pytest --" in line)
+    right = first.read_text(encoding="utf-8")
+    for wrong in (
+        right.replace("It is 2.", "An accuracy of 0.95."),
+        right.replace("PASS the mean", "PASS that mean"),
+    ):
+        first.write_text(wrong, encoding="utf-8")
+        done = command(rules, tmp_path)
+        assert done.returncode == 1
+        assert "Einführung.ipynb: cell " in done.stdout
+    first.write_text(right.replace("positive', 2, low", "positive', 0, low"), encoding="utf-8")
+    fetch = "from urllib.request import urlopen as u\ntry:\n    u('https://example.org')\nexcept Exception:\n    pass"
+    saved(tmp_path / "more.ipynb", cell(fetch))
+    saved(tmp_path / "exact" / "exact.ipynb", cell("print(1)", "2\n"))
+    (tmp_path / "pyproject.toml").write_text(OPTIONS, encoding="utf-8")
+    done = command(f"{run} --no-network -rA --tb=short -p no:cacheprovider", tmp_path)
+    found = set(re.findall(r"^FAILED (.+?) - ", done.stdout + done.stderr, re.MULTILINE))
+    failed = {f"{name}.ipynb::Cell 0" for name in ("ch 1/Einführung", "more", "exact/exact")}
+    assert found == failed, done.stdout + done.stderr
+    assert "the mean is positive: measured 0" in done.stdout
+    assert "a cell reaches for example.org" in done.stdout
 
 
 def test_the_page_gives_the_options_that_we_use():
-    ours = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
-    given = tomllib.loads(OPTIONS)["tool"]["pytest"]["ini_options"]
-    assert set(given["addopts"]) <= set(ours["addopts"])
-    assert given["testpaths"] == ours["testpaths"]
-    assert set(given["pythonpath"]) <= set(ours["pythonpath"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    ours = " ".join(project["pytest"]["ini_options"]["addopts"])
+    used = " ".join(COMMANDS) + PAGE
+    assert all(option in ours and option in used for option in ("--nbval-lax", "--nbval-current-env", "--no-network"))
+    given = tomllib.loads(OPTIONS)["tool"]["notebook_rules"]
+    keys = {field.replace("_", "-") for field in notebook_rules.Settings._fields} - {"root", "baseline"}
+    assert set(given) == keys
 
 
 def test_the_page_is_a_page():
-    assert len(PAGE.split("\n## What readers")[0].split()) < 750
+    assert (
+        len(re.sub("<!-- planted.*?/planted -->", "", PAGE.split("\n## What readers")[0], flags=re.DOTALL).split())
+        < 900
+    )
     assert len(STYLE.split("\n## Notebooks")[1].split("\n## Code")[0].split()) < 750
+
+
+def test_planted_faults_are_caught_without_false_alarms_and_the_page_says_which():
+    found = json.loads(planted.RESULTS.read_text(encoding="utf-8"))
+    assert [row["planted"] for row in found["kinds"]] == list(planted.KINDS)
+    assert len(planted.KINDS) == 38
+    assert sum(row["caught"] for row in found["kinds"]) >= 34
+    assert {row["series"] for row in found["alarms"]} == set(planted.NOTEBOOKS)
+    assert max(row["false alarms"] for row in found["alarms"]) <= 1
+    assert planted.written(PAGE, found) == PAGE, "the tables are generated: make planted"
 
 
 # The style guide
 
 
-def test_the_style_guide_has_every_rule_and_its_limits():
-    assert re.findall(r"^\| `(\w+)` \|", STYLE, re.MULTILINE) == list(notebook_rules.RULES)
-    least, most = notebook_rules.CODE_CELLS
-    assert f"{least} to {most} code cells" in STYLE
-    assert f"{notebook_rules.LINES} lines of {notebook_rules.COLUMNS} columns" in STYLE
-    assert f"less than {notebook_rules.BYTES // 1000} KB" in STYLE
-    assert f"at least {notebook_rules.ALT} characters" in STYLE
-    assert all(f"`{tag}`" in STYLE for tag in notebook_rules.TAGS)
+def test_the_style_guide_names_the_limits():
+    words = " ".join(STYLE.split())
+    assert f"at most {notebook_rules.WORDS:,} words" in words
+    assert f"at most {100 * notebook_rules.DRAWING:.0f} % of the visible code" in words
+    assert f"{notebook_rules.LINES} lines of {notebook_rules.COLUMNS} columns" in words
+    assert f"less than {notebook_rules.BYTES // 1000} KB" in words
+    assert f"at least {notebook_rules.ALT} characters" in words
+    assert all(f"`{tag}`" in words for tag in notebook_rules.TAGS)
 
 
 # What readers complain about
@@ -224,8 +252,15 @@ def test_the_form_for_bugs_asks_for_what_the_doctor_says():
     assert field["validations"]["required"] is True
 
 
-def test_lint_looks_at_style_types_and_spelling_of_everything():
+def test_every_action_is_pinned_by_hash_beside_its_version():
+    used = re.findall(r"uses: (.+)", (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    assert [line for line in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+    assert len({line for line in used if "/checkout@" in line}) == 1, "one version everywhere"
+
+
+def test_lint_looks_at_style_types_spelling_and_workflows():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
     assert re.findall(r"python -m (.*)", lint) == ["ruff check .", "ruff format --check .", "mypy", "codespell_lib"]
+    assert {"actionlint", "zizmor"} <= set(re.findall(r"\w+", lint))
     assert re.search(r"^test:.*\blint\b", makefile, re.MULTILINE)

@@ -1,14 +1,16 @@
-"""Every notebook keeps every rule of notebook_rules.py; and every rule can fail."""
+"""Every notebook keeps every rule of notebook_rules.py, but for the faults in the baseline; every rule can fail."""
 
 import copy
+import json
 from pathlib import Path
 
 import notebook_rules
 import pytest
-from notebook_rules import CHECKED, RULES
+from notebook_rules import CHECKED, GROUPS, RULES
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+ACCEPTED = notebook_rules.settings(NOTEBOOKS).accepted()
 GOOD = NOTEBOOKS / "00_good.ipynb"  # where the notebook below is taken to lie; no such file
 
 
@@ -16,7 +18,8 @@ GOOD = NOTEBOOKS / "00_good.ipynb"  # where the notebook below is taken to lie; 
 @pytest.mark.parametrize("name", RULES)
 def test_notebook_keeps_the_rule(path, name):
     found = list(RULES[name](notebook_rules.read(path), path))
-    assert not found, "\n" + "\n".join(found)
+    accepted = ACCEPTED.get(f"notebooks/{path.name}", {}).get(name, 0)
+    assert len(found) <= accepted, f"\n{len(found)} faults, {accepted} accepted:\n" + "\n".join(found)
 
 
 def test_the_series_is_there():
@@ -47,13 +50,14 @@ def picture(**metadata):
 def good_notebook() -> dict:
     parts = [
         text("# Good\n\nOne sentence."),
-        code('from distill_utils import checks\n\nchecks.begin("00_good")'),
+        code('import random\n\nfrom distill_utils import checks\n\nchecks.begin("00_good")\nrandom.seed(0)'),
         text(
             "## First question\n\nSee [the rules](../tools/notebook_rules.py), [above](#Good) and "
             "[how](../README.md#conda-and-windows)."
         ),
         code(
-            "plots.show(draw(), alt=words)",
+            "plots = words = 1\n\n\ndef draw():\n    return words\n\n\ndef check(*_):\n    pass\n\n\n"
+            'check("it rises", words, 0)\nplots.show(draw(), alt=words)',
             picture(**{"image/png": {"alt": "A line that rises from left to right."}}),
         ),
         text("### Detail\n\nThe `95.5 %` is code; Hinton et al. (2015) report 1.46 % errors."),
@@ -89,10 +93,43 @@ def prints(words):
     return lambda notebook: last_code(notebook).update(outputs=[stream(words)])
 
 
+def beside(words):
+    """A fault: a text cell below an output says these words."""
+    return lambda notebook: notebook["cells"][7].update(source=words)
+
+
+def stamped(notebook):
+    notebook["metadata"]["notebook_rules"] = {"stamp": notebook_rules.stamp(notebook)}
+
+
 FAULTS = [
     ("run_in_order", lambda n: last_code(n).update(execution_count=99)),
     ("run_in_order", lambda n: last_code(n).update(execution_count=None)),
     ("outputs_present", lambda n: last_code(n).update(outputs=[])),
+    ("outputs_present", lambda n: last_code(n).update(source="for i in range(3):\n    print(i)", outputs=[])),
+    ("names_are_defined", runs("print(undefined)")),
+    ("names_are_defined", runs("def later():\n    return undefined")),
+    ("names_are_defined", lambda n: n["cells"].insert(2, code("print(words)", stream("1")))),
+    ("names_are_defined", lambda n: (runs("print(words)")(n), n["cells"].pop(3))),
+    ("outputs_belong_to_their_sources", lambda n: (stamped(n), last_code(n).update(source="print(2 - 1)"))),
+    ("outputs_belong_to_their_sources", lambda n: (stamped(n), last_code(n).update(outputs=[stream("2")]))),
+    ("outputs_belong_to_their_sources", lambda n: (stamped(n), n["cells"].pop(6))),
+    ("claims_can_fail", runs('try:\n    check("c", 1)\nexcept AssertionError:\n    print("PASS c")')),
+    ("claims_can_fail", runs('if False:\n    check("c", 1)\nprint(1)')),
+    ("claims_can_fail", lambda n: last_code(n).update(
+        source='check("c", 1)', metadata={"tags": ["raises-exception"]})),
+    ("claims_can_fail", runs("import contextlib\n\nwith contextlib.suppress(AssertionError):\n    assert words")),
+    ("no_exception_is_swallowed", runs("try:\n    print(1)\nexcept Exception:\n    pass")),
+    ("no_exception_is_swallowed", runs("try:\n    print(1)\nexcept:\n    print('PASS')")),
+    ("no_exception_is_swallowed", runs("import contextlib\n\nwith contextlib.suppress(Exception):\n    print(1)")),
+    ("draws_are_seeded", runs("import numpy as np\n\nprint(np.random.default_rng().normal())")),
+    ("draws_are_seeded", runs("import torch\n\nprint(torch.rand(3))")),
+    ("draws_are_seeded", lambda n: (n["cells"][1].update(source='checks.begin("00_good")'),
+                                    last_code(n).update(source="import random\n\nprint(random.random())"))),
+    ("numbers_in_prose_are_shown", beside("It reaches an accuracy of 0.95.")),
+    ("numbers_in_prose_are_shown", beside("The two differ by 0.37.")),
+    ("numbers_in_prose_are_shown", beside("It needs 97 times fewer parameters.")),
+    ("numbers_in_prose_are_shown", beside("| method | score |\n| --- | --- |\n| ours | 0.95 |")),
     ("no_failed_cell", lambda n: last_code(n).update(outputs=[{"output_type": "error", "ename": "E", "evalue": ""}])),
     ("three_checked_cells", lambda n: n["cells"][6]["metadata"].update(tags=[])),
     ("three_checked_cells", lambda n: n["cells"][6].update(source="a = 1", outputs=[])),
@@ -108,6 +145,9 @@ FAULTS = [
     ("alternative_text", lambda n: n["cells"][3]["outputs"][0].update(metadata={"image/png": {"alt": "A figure."}})),
     ("alternative_text", says("![](../docs/picture.png)")),
     ("alternative_text", says('<img src="../docs/picture.png">')),
+    ("alternative_text", says("![image](../docs/picture.png)")),
+    ("alternative_text", says("![picture picture picture](../docs/picture.png)")),
+    ("alternative_text", says("![fig_3.png](../docs/fig_3.png)")),
     ("small_file", prints("x" * 500_000)),
     ("one_title_first", lambda n: n["cells"].insert(0, text("Welcome."))),
     ("one_title_first", says("# Another title")),
@@ -116,8 +156,12 @@ FAULTS = [
     ("ends_with_summary_exercises_next", lambda n: n["cells"].append(text("## Appendix"))),
     ("three_exercises", lambda n: n["cells"][-2].update(source="## Exercises\n\n1. One.\n2. Two.")),
     ("three_exercises", lambda n: n["cells"].pop(-2)),
-    ("length", lambda n: n.update(cells=n["cells"][:3] + n["cells"][5:])),
-    ("length", lambda n: n.update(cells=[c for c in n["cells"] if not c["source"].startswith("What is")])),
+    ("length", says("word " * 2600)),
+    ("sections_conclude", lambda n: n["cells"].insert(-3, text("## Second question\n\n| a |\n| --- |\n| b |"))),
+    ("sections_show", lambda n: n["cells"][3].update(outputs=[stream("PASS it rises")])),
+    ("code_shows_the_idea", runs("figure, axes = plots.grid()\n" + "axes[0].plot(words)\n" * 20)),
+    ("plain_words", says("The student errs less.")),
+    ("plain_words", runs('check("it foretells errors", 1)\nprint(1)')),
     ("short_cells", runs("a = 1\n" * 26)),
     ("short_cells", runs(f"a = '{'x' * 80}'")),
     ("plain_python", runs("!ls")),
@@ -127,9 +171,21 @@ FAULTS = [
     ("no_path_of_a_machine", runs('open("/home/ada/data")')),
     ("no_path_of_a_machine", says("Look into C:\\Users\\ada.")),
     ("no_path_of_a_machine", prints("saved to /tmp/model")),
+    ("no_path_of_a_machine", runs('open("C:/Users/ada/data")')),
+    ("no_path_of_a_machine", runs('open("/content/drive/data")')),
+    ("no_path_of_a_machine", runs('open("/Volumes/disk/data")')),
+    ("no_path_of_a_machine", says("[Data](file:///home/ada/data)")),
     ("links_resolve", says("[Gone](gone.ipynb)")),
     ("links_resolve", says('<a href="../gone.md#part">Gone</a>')),
     ("links_resolve", says("[No such heading](../README.md#no-such-heading)")),
+    ("links_resolve", says("[No such heading](#no-such-heading)")),
+    ("links_resolve", says("[No such heading](01_train_teacher.ipynb#no-such-heading)")),
+    ("links_resolve", says("[Gone][there]\n\n[there]: gone.md")),
+    ("links_resolve", says("[Nowhere defined][there]")),
+    ("links_resolve", says("![A line that rises](attachment:line.png)")),
+    ("reaches_no_network", runs("import urllib\n\ntry:\n    urllib.request.urlopen(words)\nexcept OSError:\n    1")),
+    ("reaches_no_network", runs('import torch\n\nif words:\n    torch.hub.load(words, words)')),
+    ("reaches_no_network", runs('import pandas as pd\n\npd.read_csv("https://example.org/a.csv")')),
     ("nothing_from_outside", says("![A badge of the build](https://example.org/badge.svg)")),
     ("nothing_from_outside", says("<script>alert(1)</script>")),
     ("nothing_from_outside", lambda n: last_code(n)["outputs"].append(
@@ -156,6 +212,84 @@ def test_a_rule_finds_its_fault(name, fault):
 
 def test_every_rule_has_a_fault_that_it_finds():
     assert {name for name, _ in FAULTS} == set(RULES)
+
+
+WELL = {
+    "alternative_text": says("<img src='../docs/a.png' alt='A line that rises'> ![A line][r]\n\n[r]: ../README.md"),
+    "links_resolve": says("[A](#First-question) [b](#first-question) [c](../README.md 'title') `[d](gone.md)`"
+                          " [x][y]\n\n[y]: ../README.md\n[Course](<../course/README.md>) $f[x](t)$"),
+    "outputs_present": runs("import sys\n\nwith open('a') as f:\n    print(1, file=f)\nprint(2, file=sys.stderr)"),
+    "names_are_defined": runs("def f(x):\n    return g(x)\n\n\ndef g(x):\n    return [x for y in range(x) if y]\n\n\n"
+                              "class A:\n    b = f\n\n\nprint(f(1), A, [i for i in range(3)])"),
+    "claims_can_fail": runs("if words:\n    check('c', 1)\nelse:\n    print('no claim for this dataset')"),
+    "no_exception_is_swallowed": runs("try:\n    1\nexcept KeyError:\n    pass\nexcept Exception as e:\n    e"),
+    "draws_are_seeded": runs("import torch\n\ng = torch.Generator().manual_seed(0)\ntorch.rand(3, generator=g)"),
+    "numbers_in_prose_are_shown": lambda n: (beside("An accuracy of 0.953, or 95.3 %.")(n),
+                                             n["cells"][8].update(outputs=[stream("0.95312")])),
+    "reaches_no_network": runs("import pandas as pd\n\npd.read_csv('local.csv')"),
+    "no_path_of_a_machine": says("https://example.org/home/ada, data/tmp, and/or, a:b"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WELL)
+def test_what_only_looks_like_a_fault_passes(name):
+    notebook = good_notebook()
+    WELL[name](notebook)
+    assert list(RULES[name](notebook, GOOD)) == []
+
+
+def test_settings_choose_the_rules_and_the_baseline_only_shrinks(tmp_path):
+    """One notebook with two faults of a rule: accepted, then mended one by one, then broken again."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.notebook_rules]\nselect = ["portable", "small_file"]\nignore = ["run_in_order"]\n'
+        'per-notebook-ignores = {"drafts/*" = ["portable"]}\n'
+    )
+    (tmp_path / "ch1").mkdir()
+    (tmp_path / "drafts").mkdir()
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    files = [tmp_path / name for name in ("ch1/one.ipynb", "drafts/two.ipynb", ".ipynb_checkpoints/x.ipynb")]
+
+    def with_faults(count):
+        lines = [code(f"print(unknown_{i})", stream("1")) | {"execution_count": 1} for i in range(count)]
+        for file in files:
+            file.write_text(json.dumps({"cells": lines, "metadata": {}}), encoding="utf-8")
+        return [notebook_rules.new_faults(file, chosen) for file in chosen.notebooks()]
+
+    chosen = notebook_rules.settings(tmp_path / "ch1")
+    assert chosen.rules(files[0]) == [name for name in GROUPS["portable"] if name != "run_in_order"] + ["small_file"]
+    assert chosen.rules(files[1]) == ["small_file"]
+    found = with_faults(2)
+    assert chosen.notebooks() == files[:2]
+    assert [len(each) for each in found] == [2, 0]
+    assert notebook_rules.write_baseline(chosen) == {"ch1/one.ipynb": {"names_are_defined": 2}}
+    assert with_faults(2) == [[], []]
+    assert [len(each) for each in with_faults(3)] == [3, 0], "all are shown: which one is new cannot be said"
+    notebook_rules.write_baseline(chosen)
+    assert [len(each) for each in with_faults(3)] == [3, 0], "a baseline does not grow"
+    with_faults(1)
+    notebook_rules.write_baseline(chosen)
+    assert [len(each) for each in with_faults(2)] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("chosen = []", "has no key chosen"), ('select = ["run_in_ordre"]', "no rule or group is called run_in_ordre")],
+)
+def test_settings_that_mean_nothing_are_refused(setting, message, tmp_path):
+    (tmp_path / "pyproject.toml").write_text(f"[tool.notebook_rules]\n{setting}\n")
+    with pytest.raises(ValueError, match=message):
+        notebook_rules.settings(tmp_path)
+
+
+def test_a_stamp_changes_nothing_else_in_the_file(tmp_path):
+    file = tmp_path / "a.ipynb"
+    whole = json.dumps(good_notebook(), indent=1, ensure_ascii=False) + "\n"
+    file.write_text(whole, encoding="utf-8")
+    notebook_rules.write_stamp(file)
+    book = notebook_rules.read(file)
+    assert list(RULES["outputs_belong_to_their_sources"](book, file)) == []
+    del book["metadata"]["notebook_rules"]
+    assert json.dumps(book, indent=1, ensure_ascii=False) + "\n" == whole
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_passing_check_prints_its_name_and_no_number(value, band, capsys):
     assert capsys.readouterr().out == "PASS the student beats θ₁\n"
     assert rows() == [{
         "notebook": "02_distill", "name": "the student beats θ₁", "dataset": "glyphs", "value": float(value),
-        "low": band.get("low"), "high": band.get("high"), "passed": True,
+        "low": band.get("low"), "high": band.get("high"), "null": None, "passed": True,
     }]  # fmt: skip
 
 
@@ -107,3 +107,25 @@ def test_a_damaged_file_is_named_and_begin_replaces_it():
     checks.begin("02_distill")
     check("gain", 1, low=0)
     assert len(checks.table().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("band", "null", "share"),
+    [
+        ({"low": 10}, 0, 2 / 3),
+        ({"high": 18}, 24, 2 / 3),
+        ({"low": 12, "high": 20}, 9, 0.5),
+        ({"low": 10}, None, None),
+    ],
+)
+def test_a_null_shows_which_share_of_the_effect_a_band_asks_for(band, null, share):
+    check("gain", 15, **band, null=null)
+    assert checks.remains(rows()[0]) == (share and pytest.approx(share))
+    assert ("" if null is None else f" {null} ") in checks.table().splitlines()[1]
+
+
+@pytest.mark.parametrize("band", [{"low": 0}, {"high": 3}, {"low": -1, "high": 1}])
+def test_a_check_that_its_null_would_pass_is_refused(band):
+    with pytest.raises(ValueError, match=r"gain: the null 0 must lie outside of the band, got (at|between)"):
+        check("gain", 1, **band, null=0)
+    assert not (settings.build_folder() / "checks").exists()

@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -192,6 +193,13 @@ def test_an_explorer_falls_back_to_its_line_without_a_live_kernel(displayed):
     assert outputs[-1][0]["text/plain"] == "See figure 2."
     assert "application/vnd.jupyter.widget-view+json" in outputs[-1][0]
     assert plt.get_fignums() == []
+
+
+def test_a_slider_draws_once_it_rests(displayed, monkeypatch):
+    made, interactive = [], ipywidgets.interactive
+    monkeypatch.setattr(ipywidgets, "interactive", lambda *a, **b: made.append(interactive(*a, **b)) or made[0])
+    displayed(widgets.explore, lambda steps: curve(), instead="See figure 2.", steps=(1, 9))
+    assert made[0].kwargs_widgets[0].continuous_update is False
 
 
 def test_without_ipywidgets_an_explorer_is_its_line(displayed, monkeypatch):

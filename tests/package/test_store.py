@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 
+import filelock
 import pytest
 import safetensors.torch
 import torch
@@ -147,6 +148,36 @@ def test_a_full_disk_is_told_in_a_sentence_and_harms_nothing(tmp_path):
         assert _store.load(path)[1] == RECORD
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_another_user_may_read_what_the_umask_lets_them_and_is_told_what_not(saved):
+    before = os.umask(0o022)
+    try:
+        _store.save(saved, TENSORS, RECORD)
+        assert saved.stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+    saved.chmod(0)
+    user = os.geteuid()
+    try:
+        os.seteuid(user or 65534)  # root may read everything
+        with pytest.raises(PermissionError, match=rf"cannot read {saved} \(Permission denied\): ask its owner"):
+            _store.load(saved)
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_still_makes_one_process_wait(number, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    for _ in range(2):
+        with _store.locked(tmp_path / "a.lock"):
+            with pytest.raises(filelock.Timeout), _store.locked(tmp_path / "a.lock", timeout=0):
+                pass
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])

@@ -73,9 +73,14 @@ def page(found: dict[str, list[dict]]) -> str:
     ]
     for name, rows in found.items():
         heading, text = TABLES[name]
-        lines = [rows[0].keys(), [":--"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-        parts += [f"## {heading}", text, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        parts += [f"## {heading}", text, table(rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def table(rows: list[dict]) -> str:
+    """Rows with the same keys as a table in Markdown."""
+    lines = [rows[0].keys(), [":--"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(value) -> str:
