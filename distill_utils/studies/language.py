@@ -1,8 +1,8 @@
 """Study "language": what a small language model learns from a larger one, where the truth is known (lesson 11).
 
 A student has 400 sentences of its own and 1,200 steps; the teacher has 128 units and 20,000 sentences. Methods:
-alone; soft (targets on the student's own sentences); sequence (8,000 sentences that the teacher wrote, as if they were
-real; Kim and Rush 2016); samples (soft targets on the same 8,000); on_policy (soft targets on what the student itself
+alone; soft (targets on the student's own sentences); sequence (8,000 sentences that the teacher wrote, as if real;
+Kim and Rush 2016); samples (soft targets on the same 8,000); on_policy (soft targets on what the student itself
 writes, after 200 steps alone; Agarwal et al. 2024), with KL(student ‖ teacher) if "reverse", as Gu et al. (2024).
 Data, teacher, first weights and batches share the seed. A network is taken at the best of twenty points of training,
 by its excess bits on validation sentences, and "matched" at the first at which it equals another arm at its best.
@@ -225,7 +225,34 @@ def of(arm: dict, metric: str) -> Callable:
 
 
 def claims(dataset: str) -> list[studies.Claim]:
-    return []
+    """Soft targets against training alone, against hard sentences of the teacher's, and against one's own sentences;
+    both directions of KL; errors of agreement at equal excess bits. Temperature and size are exploratory."""
+    def bits(name, treated, control, smallest, *, primary=True):
+        return studies.Claim(name, "excess_bits", of(treated, "excess_bits"), of(control, "excess_bits"), smallest,
+                             higher_is_better=False, label="excess bits per sentence", unit="bits", primary=primary)
+
+    def agreement(name, treated, control, smallest):
+        return studies.Claim(name, "attractor_error", of(treated, "attractor_error"), of(control, "attractor_error"),
+                             smallest, higher_is_better=False, label="verbs in the wrong number")
+
+    few, many = {"matched": "alone"}, {"matched": "alone, 20,000 sentences"}
+    rows = [
+        bits("soft targets on 400 sentences against alone on the same 400", SOFT, ALONE, 0.5),
+        bits("soft targets on 400 sentences against alone on 20,000", SOFT, ALONE_MANY, 0.1),
+        bits("soft targets against sequence level, the same sentences of the teacher's", SAMPLES, SEQUENCE, 0.1),
+        bits("on policy, forward KL, against the teacher's sentences with soft targets", FORWARD, SAMPLES, 0.05),
+        bits("on policy, reverse against forward KL", REVERSE, FORWARD, 0.05),
+        studies.Claim("on policy, reverse against forward KL, correctness", "grammatical", of(REVERSE, "grammatical"),
+                      of(FORWARD, "grammatical"), 0.01, label="grammatical sentences"),
+        agreement("agreement across an attractor, soft against alone on 400, at equal excess bits",
+                  SOFT | few, ALONE | {"matched": "soft"}, 0.02),
+        agreement("agreement across an attractor, soft on 400 against alone on 20,000, at equal excess bits",
+                  SOFT | many, ALONE_MANY | {"matched": "soft"}, 0.01),
+    ]
+    rows += [bits(f"soft targets at temperature {t:g} against 1", SOFT | {"temperature": t}, SOFT, 0.1, primary=False)
+             for t in (2.0, 4.0)]
+    return rows + [bits(f"soft targets against alone on the same 400, {units} units", SOFT | {"units": units},
+                        ALONE | {"units": units}, 0.5, primary=False) for units in (10, 40)]
 
 
 STUDY = studies.Study("language", arms, run, claims, datasets=("grammar",), keys=_KEYS)
