@@ -2,9 +2,8 @@
 
     the red cat that the foxes follow likes some kings slowly .
 
-"a" asks for a singular noun, "some" for a plural; the main verb agrees with the first noun, whatever the relative
-clause between them contains; nouns, verbs and adverbs prefer certain others. Every word leads from a state to one
-next state, so the state gives the probability of the next word, and a sentence has the product of its words'.
+"a" asks for a singular noun, "some" for a plural; the main verb agrees with the first noun; nouns, verbs and adverbs
+prefer certain others. Every word leads from a state to one next state, which gives the probability of the next word.
 
 Sentences are LongTensors N×L of word numbers: START, the words, the full stop, then PADDING. As in any causal model,
 position t predicts the token at t + 1. V = len(WORDS).
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_utils import _validate, stateless_random
+from distill_utils.losses import as_float32
 
 # Each word in the singular and in the plural.
 _NOUNS = ("cat cats", "dog dogs", "fox foxes", "king kings", "queen queens", "bird birds", "bear bears",
@@ -58,8 +58,7 @@ def _continuations(state: tuple) -> Iterator[tuple[str, float, tuple]]:
         yield "the", 1.0, ("clause noun", *known)
     elif place == "clause noun":
         for noun, p in _preferred(_NOUNS, "that"):
-            for number in (0, 1):
-                yield noun.split()[number], p / 2, ("clause verb", *known, noun, number)
+            yield from ((noun.split()[i], p / 2, ("clause verb", *known, noun, i)) for i in (0, 1))
     elif place == "clause verb":
         *subject, noun, number = known
         for verb, p in _preferred(_TRANSITIVE, noun):
@@ -102,16 +101,12 @@ def _table() -> tuple[Tensor, Tensor, int]:
     return probability, following, end
 
 
-def _advance(state: Tensor, token: Tensor) -> Tensor:
-    return _table()[1][state, token.where(token >= 0, START)]
-
-
-def _states(tokens: Tensor) -> Tensor:
-    """The state after each token, N×L."""
+def _states(tokens: Tensor, state: Tensor | None = None) -> Tensor:
+    """The state after each token, N×L, from a state of each sentence (default: the first)."""
     _validate.tensors(tokens=(tokens, "int64 N×L"))
-    found = [torch.zeros(len(tokens), dtype=torch.long)]
+    found = [torch.zeros(len(tokens), dtype=torch.long) if state is None else state]
     for token in tokens.T:
-        found.append(_advance(found[-1], token))
+        found.append(_table()[1][found[-1], token.where(token >= 0, START)])
     return torch.stack(found[1:], 1)
 
 
@@ -152,10 +147,10 @@ def decode(tokens: Tensor) -> list[str]:
 def sample(count: int, seed: int = 0) -> Tensor:
     """Sentences of the language, N×(LONGEST + 1). Sentence i depends on (seed, i) alone."""
     def step(token, state):
-        state = torch.zeros_like(token) if state is None else _advance(state, token)
+        state = _states(token[:, None], state)[:, 0]
         return _table()[0][state], state
 
-    return _draw(step, count, seed)
+    return _draw(step, count, seed, "sentences")
 
 
 class LanguageModel(nn.Module):
@@ -178,13 +173,13 @@ def generate(model: LanguageModel, count: int, seed: int) -> Tensor:
         output, hidden = model.gru(model.embedding(token.clamp(min=0))[:, None], hidden)
         return model.head(output[:, 0]).softmax(1), hidden
 
-    return _draw(step, count, seed)
+    return _draw(step, count, seed, "generated")  # not the draws that made the training sentences
 
 
-def _draw(step: Callable, count: int, seed: int) -> Tensor:
+def _draw(step: Callable, count: int, seed: int, stream: str) -> Tensor:
     """step(last token of each sentence, memory) returns the probabilities of the next word, N×V, and the memory."""
     _validate.number("count", count, 1, whole=True)
-    uniform = stateless_random.uniform(seed, "sentences", torch.arange(count), LONGEST)
+    uniform = stateless_random.uniform(seed, stream, torch.arange(count), LONGEST)
     tokens, memory = torch.full((count, LONGEST + 1), PADDING), None
     tokens[:, 0] = START
     for t in range(LONGEST):
@@ -204,15 +199,15 @@ def word_loss(student_logits: Tensor, teacher_logits: Tensor, tokens: Tensor, te
     reverse: KL(student ‖ teacher), as Gu et al. (2024) use it. The teacher gets no gradient. Raises ValueError for
     other shapes, for different vocabularies, and for a batch without a word to predict.
     """
-    if student_logits.shape[-1] != teacher_logits.shape[-1]:
-        raise ValueError("student and teacher must have the same vocabulary, got "
-                         f"{student_logits.shape[-1]} and {teacher_logits.shape[-1]} words")
+    words = [logits.shape[-1] for logits in (student_logits, teacher_logits)]
+    if words[0] != words[1]:
+        raise ValueError(f"student and teacher must have the same vocabulary, got {words[0]} and {words[1]} words")
     _validate.tensors(student_logits=(student_logits, "float N×L×V"), teacher_logits=(teacher_logits, "float N×L×V"),
                       tokens=(tokens, "int64 N×L"))
     kept = tokens[:, 1:] != PADDING
     if not kept.any():
         raise ValueError("tokens must contain a word to predict, got only padding")
-    log_q, log_p = (F.log_softmax(z[:, :-1][kept].float() / temperature, 1)
+    log_q, log_p = (F.log_softmax(as_float32(z[:, :-1][kept]) / temperature, 1)
                     for z in (student_logits, teacher_logits.detach()))
     log_p, log_q = (log_q, log_p) if reverse else (log_p, log_q)
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean()

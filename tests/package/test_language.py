@@ -67,6 +67,17 @@ def test_sentence_i_depends_on_the_seed_and_i_alone():
     assert not torch.equal(sample(5, 3), sample(5, 4))
 
 
+def test_what_a_model_writes_is_not_drawn_with_the_numbers_that_drew_its_training_sentences(monkeypatch):
+    drawn = []
+    uniform = language.stateless_random.uniform
+    monkeypatch.setattr(
+        language.stateless_random, "uniform", lambda *given: drawn.append(given[1]) or uniform(*given)
+    )
+    sample(1)
+    generate(LanguageModel(2), 1, 0)
+    assert len(set(drawn)) == 2
+
+
 def test_a_model_generates_from_its_own_distribution():
     model = LanguageModel(6)
     first = generate(model, 4000, 0)[:, 1]
