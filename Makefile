@@ -150,5 +150,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean
-.PHONY: help run test lab course tables bench slides site site-test look-modules browser-test colab mutants planted faults properties strangers flakes lint lock clean
+.PHONY: help run test lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean planted

@@ -25,7 +25,7 @@ from distill_utils import settings
 
 # The kinds of artifact. Raise a number when an edit changes what is inside that kind: stored ones are then made anew.
 # An edit of words alone raises nothing. tests/package/test_versions.py says which number an edit calls for.
-VERSIONS = {"images": 1, "photographs": 1, "logits": 1, "model": 1, "maps": 1, "cart": 1}
+VERSIONS = {"images": 1, "photographs": 1, "logits": 1, "model": 1, "maps": 1, "cart": 1, "language": 1}
 
 
 class DamagedFile(RuntimeError):

@@ -7,6 +7,7 @@ version of its kind. To raise one: change the number in _store.VERSIONS, then wr
 
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from distill_utils import _store, data, hard_tree, recipes, settings
 from distill_utils.explain import integrated_gradients
 from distill_utils.recipes import Recipe, load_or_train
 from distill_utils.studies import biased_cue, hinton_mnist, techniques
+from distill_utils.studies import language as language_study
 from distill_utils.training import Schedule, reestimate_batch_norm
 
 COMMITTED = Path(__file__).with_name("versions.json")
@@ -96,6 +98,18 @@ def logits(views: int) -> list[float]:
     return described(torch.stack(recorded))
 
 
+def words(arm: dict) -> list[float]:
+    tiny = {
+        "SIZES": {"train": 90, "validation": 20, "test": 20}, "OWN": 40, "WRITTEN": 60, "UNITS": dict.fromkeys(
+            language_study.UNITS, 8), "SCHEDULES": {name: Schedule(3, 16, schedule.lr)
+                                                    for name, schedule in language_study.SCHEDULES.items()},
+    }  # fmt: skip
+    with patch.multiple(language_study, **tiny):
+        found = language_study.trained(arm, quiet=True)
+    weights = torch.cat([weight.flatten() for weight in found.model.state_dict().values()])
+    return [*found.curve["excess_bits"], *found.curve["attractor_error"], found.teacher_words, *described(weights)]
+
+
 # What a tiny artifact is made by, and the version that it belongs to: a kind of _store.VERSIONS, or a method.
 ARTIFACTS = {
     "images: glyphs": lambda: images("glyphs"),
@@ -122,6 +136,10 @@ ARTIFACTS = {
     "logits: augmented": lambda: logits(2),
     "maps: integrated gradients": maps,
     "cart: digits": cart,
+    "language: alone": lambda: words(language_study.ALONE),
+    "language: soft": lambda: words({"method": "soft", "temperature": 2.0}),
+    "language: sequence": lambda: words(language_study.SEQUENCE),
+    "language: on policy": lambda: words(language_study.REVERSE),
 }  # fmt: skip
 
 
