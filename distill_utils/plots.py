@@ -151,3 +151,25 @@ def draw_image(axis, image) -> None:
     pixels = np.moveaxis(np.asarray(image), 0, -1)
     axis.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
     axis.axis("off")
+
+
+def diagram(boxes: dict[str, tuple], arrows: list[tuple], *, width: float = 9.0, height: float = 3.0):
+    """The drawing of a mechanism: boxes of text joined by arrows; returns the figure and its axis (lesson 00).
+
+    boxes: name → (x, y, text, colour), x and y in inches from the lower left corner; arrows: (from, to, label).
+    """
+    fig, axis = figure(width=width, height=height)
+    axis.set(xlim=(0, width), ylim=(0, height), position=(0, 0, 1, 1))
+    axis.axis("off")
+    drawn = {}
+    for name, (x, y, text, colour) in boxes.items():
+        frame = {"boxstyle": "round,pad=0.45", "edgecolor": colour, "facecolor": "white", "linewidth": 2.5}
+        label = axis.text(x, y, text, ha="center", va="center", fontsize=12.5, bbox=frame, parse_math=False)
+        drawn[name] = label.get_bbox_patch()
+    for start, end, label in arrows:
+        (x, y), (u, v) = boxes[start][:2], boxes[end][:2]
+        ends = {"patchA": drawn[start], "patchB": drawn[end], "shrinkA": 3, "shrinkB": 3}
+        style = {"arrowstyle": "-|>", "color": "0.35", "linewidth": 2, "mutation_scale": 18}
+        axis.annotate("", (u, v), (x, y), arrowprops=style | ends)
+        axis.text((x + u) / 2, (y + v) / 2 + 0.08, label, ha="center", va="bottom", fontsize=11.5)
+    return fig, axis

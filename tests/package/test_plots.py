@@ -207,3 +207,14 @@ def test_without_ipywidgets_an_explorer_is_its_line(displayed, monkeypatch):
     outputs, text = displayed(widgets.explore, lambda steps: curve(), instead="See figure 2.", steps=(1, 9))
     assert outputs == []
     assert text == "See figure 2.\n"
+
+
+def test_a_diagram_shows_its_words_as_they_are_and_an_arrow_ends_at_the_edge_of_its_box():
+    boxes = {"a": (1, 1, "$$ teacher", plots.BLACK), "b": (6, 1, "student", plots.BLUE)}
+    fig, axis = plots.diagram(boxes, [("a", "b", "soft targets")], width=7, height=2)
+    fig.canvas.draw()
+    assert {"$$ teacher", "student", "soft targets"} <= {text.get_text() for text in axis.texts}
+    arrow = next(text.arrow_patch for text in axis.texts if getattr(text, "arrow_patch", None))
+    box = next(text for text in axis.texts if text.get_text() == "student").get_bbox_patch().get_window_extent()
+    assert arrow.get_window_extent().x1 <= box.x0
+    plt.close(fig)
