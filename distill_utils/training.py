@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from distill_utils import stateless_random
+from distill_utils import stateless_random, widgets
 from distill_utils._checkpoint import TrainingDiverged, TrainState, rank_and_world_size, seeded
 from distill_utils.augment import Augmentation, augment
 from distill_utils.data import ImageSet
@@ -92,6 +92,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
     key = {"schedule": asdict(schedule), "seed": seed, "images": len(train)}
     state = TrainState(model, optimizer, checkpoint, key, device)
     period = math.ceil(schedule.steps / 20)
+    draw = widgets.live_curve(schedule.steps, what, quiet=quiet or rank > 0)
     with (
         torch.enable_grad(),  # a caller may load or train inside torch.no_grad
         seeded(seed + rank * 0x9E3779B9, device),  # dropout draws from torch's global generator
@@ -119,6 +120,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
                 if validation is not None:
                     correct = logits(model, validation.images).argmax(1) == validation.labels
                     state.history.setdefault("validation_accuracy", []).append(float(correct.float().mean()))
+                draw(state.history)
                 if on_report:
                     on_report(len(state.history["step"]))
             if step % (checkpoint_every or period) == 0 or step == schedule.steps:

@@ -15,7 +15,7 @@ from IPython.utils.capture import capture_output
 from nbconvert.filters import markdown2html_mistune
 from PIL import Image
 
-from distill_utils import plots, tree_plot, widgets
+from distill_utils import plots, recipes, training, tree_plot, widgets
 from distill_utils.hard_tree import HardTree
 
 ROWS = [
@@ -155,3 +155,34 @@ def test_without_ipywidgets_an_explorer_is_its_line(displayed, monkeypatch):
     outputs, text = displayed(widgets.explore, lambda steps: curve(), instead="See figure 2.", steps=(1, 9))
     assert outputs == []
     assert text == "See figure 2.\n"
+
+
+def train(steps=20, **options):
+    data = recipes.dataset("digits")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    training.fit(model, data.train.subset(slice(64)), recipes.hard_labels, training.Schedule(steps, batch_size=32),
+                 validation=data.validation, what="a small network", **options)
+
+
+def test_a_long_training_in_an_open_notebook_draws_one_curve_and_replaces_it_in_place(displayed, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "lesson.ipynb")
+    monkeypatch.setattr(widgets, "SECONDS", 0.0)
+    with capture_output() as captured, plt.rc_context({"font.size": 33}):
+        train()
+        assert plt.rcParams["font.size"] == 33, "the reader's own style"
+    assert [output.update for output in captured.outputs] == [False] + 19 * [True]
+    assert len({output.transient["display_id"] for output in captured.outputs}) == 1
+    assert captured.outputs[-1].metadata["image/png"]["alt"] == (
+        "a small network: loss and validation_accuracy after 20 of 20 steps."
+    )
+    assert plt.get_fignums() == []
+    assert displayed(train, quiet=True)[0] == []
+
+
+def test_a_short_training_and_one_in_a_test_or_an_export_draw_none(displayed, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "lesson.ipynb")
+    assert displayed(train)[0] == []
+    monkeypatch.setattr(widgets, "SECONDS", 0.0)
+    monkeypatch.delenv("JPY_SESSION_NAME")
+    assert displayed(train)[0] == []
