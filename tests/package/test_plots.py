@@ -161,8 +161,15 @@ def train(steps=20, **options):
     data = recipes.dataset("digits")
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    training.fit(model, data.train.subset(slice(64)), recipes.hard_labels, training.Schedule(steps, batch_size=32),
-                 validation=data.validation, what="a small network", **options)
+    training.fit(
+        model,
+        data.train.subset(slice(64)),
+        recipes.hard_labels,
+        training.Schedule(steps, batch_size=32),
+        validation=data.validation,
+        what="a small network",
+        **options,
+    )
 
 
 def test_a_long_training_in_an_open_notebook_draws_one_curve_and_replaces_it_in_place(displayed, monkeypatch):
