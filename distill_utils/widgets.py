@@ -1,6 +1,7 @@
 """What moves in an open notebook: explorers with sliders and menus, and the curve of a training that is running."""
 
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -39,7 +40,8 @@ def live_curve(steps: int, what: str, *, quiet: bool = False) -> Callable[[dict]
     steps: of the whole training; what: the title. It draws only in a notebook that somebody has open, whose server
     sets JPY_SESSION_NAME. Tests, exports and consoles keep the progress bar, and committed outputs stay the same.
     """
-    if quiet or not os.environ.get("JPY_SESSION_NAME"):
+    shell = sys.modules.get("IPython")  # none in a process that a notebook starts, which inherits its environment
+    if quiet or not os.environ.get("JPY_SESSION_NAME") or shell is None or shell.get_ipython() is None:
         return lambda history: None
     from IPython.display import display
     from matplotlib import rc_context

@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import subprocess
 import sys
 
 import matplotlib.pyplot as plt
@@ -191,5 +192,8 @@ def test_a_short_training_and_one_in_a_test_or_an_export_draw_none(displayed, mo
     monkeypatch.setenv("JPY_SESSION_NAME", "lesson.ipynb")
     assert displayed(train)[0] == []
     monkeypatch.setattr(widgets, "SECONDS", 0.0)
+    code = "from distill_utils import widgets as w; w.SECONDS = 0; w.live_curve(2, '')({'step': [1], 'loss': [1]})"
+    worker = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert worker.stdout == "", "a process that a notebook started inherits its environment"
     monkeypatch.delenv("JPY_SESSION_NAME")
     assert displayed(train)[0] == []
