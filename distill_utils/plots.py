@@ -50,6 +50,14 @@ def show(fig: Figure, alt: str, table: list[dict] | None = None) -> None:
     """
     from IPython.display import display
 
+    data, metadata = picture(fig, alt)
+    display(data, raw=True, metadata=metadata)
+    if table:
+        show_table(table)
+
+
+def picture(fig: Figure, alt: str) -> tuple[dict, dict]:
+    """A figure as the data and metadata that IPython.display.display takes with raw=True; closes the figure."""
     drawn, packed = io.BytesIO(), io.BytesIO()
     show_dollars(fig)
     with plt.style.context(["default", STYLE]), warnings.catch_warnings(record=True) as caught:
@@ -58,10 +66,7 @@ def show(fig: Figure, alt: str, table: list[dict] | None = None) -> None:
     plt.close(fig)
     # A palette of 128 colours takes a third of the bytes without a visible difference.
     Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
-    display({"image/png": packed.getvalue(), "text/plain": f"Figure: {alt}"}, raw=True,
-            metadata={"image/png": {"alt": alt}})
-    if table:
-        show_table(table)
+    return {"image/png": packed.getvalue(), "text/plain": f"Figure: {alt}"}, {"image/png": {"alt": alt}}
 
 
 def show_dollars(fig: Figure) -> None:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distill_utils import _recorded, _store, _validate, speed, stateless_random
+from distill_utils import _recorded, _store, _validate, speed, stateless_random, widgets
 from distill_utils._checkpoint import TrainingDiverged, TrainState, describe_loss, rank_and_world_size, seeded
 from distill_utils._progress import progress_bar
 from distill_utils.augment import Augmentation, augment
@@ -114,6 +114,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
     state = TrainState(model, optimizer, checkpoint, key, device)
     frozen = [module for module in model.modules() if not module.training] if model.training else []
     period = math.ceil(schedule.steps / 20)
+    draw = widgets.live_curve(schedule.steps, what, quiet=quiet or rank > 0)
     with (
         torch.enable_grad(),  # a caller may load or train inside torch.no_grad
         seeded(seed + rank * 0x9E3779B9, device),  # dropout draws from torch's global generator
@@ -143,6 +144,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
                 if validation is not None:
                     correct = logits(model, validation.images).argmax(1) == validation.labels
                     state.history.setdefault("validation_accuracy", []).append(float(correct.float().mean()))
+                draw(state.history)
                 if on_report:
                     on_report(len(state.history["step"]))
             if step % (checkpoint_every or period) == 0 or step == schedule.steps:

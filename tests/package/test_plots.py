@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import subprocess
 import sys
 import warnings
 
@@ -17,7 +18,7 @@ from IPython.utils.capture import capture_output
 from nbconvert.filters import markdown2html_mistune
 from PIL import Image
 
-from distill_utils import plots, tree_plot, widgets
+from distill_utils import plots, recipes, training, tree_plot, widgets
 from distill_utils.hard_tree import HardTree
 
 ROWS = [
@@ -218,3 +219,44 @@ def test_a_diagram_shows_its_words_as_they_are_and_an_arrow_ends_at_the_edge_of_
     box = next(text for text in axis.texts if text.get_text() == "student").get_bbox_patch().get_window_extent()
     assert arrow.get_window_extent().x1 <= box.x0
     plt.close(fig)
+
+
+def train(steps=20, **options):
+    data = recipes.dataset("digits")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    training.fit(
+        model,
+        data.train.subset(slice(64)),
+        recipes.hard_labels,
+        training.Schedule(steps, batch_size=32),
+        validation=data.validation,
+        what="a small network",
+        **options,
+    )
+
+
+def test_a_long_training_in_an_open_notebook_draws_one_curve_and_replaces_it_in_place(displayed, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "lesson.ipynb")
+    monkeypatch.setattr(widgets, "SECONDS", 0.0)
+    with capture_output() as captured, plt.rc_context({"font.size": 33}):
+        train()
+        assert plt.rcParams["font.size"] == 33, "the reader's own style"
+    assert [output.update for output in captured.outputs] == [False] + 19 * [True]
+    assert len({output.transient["display_id"] for output in captured.outputs}) == 1
+    assert captured.outputs[-1].metadata["image/png"]["alt"] == (
+        "a small network: loss and validation_accuracy after 20 of 20 steps."
+    )
+    assert plt.get_fignums() == []
+    assert displayed(train, quiet=True)[0] == []
+
+
+def test_a_short_training_and_one_in_a_test_or_an_export_draw_none(displayed, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "lesson.ipynb")
+    assert displayed(train)[0] == []
+    monkeypatch.setattr(widgets, "SECONDS", 0.0)
+    code = "from distill_utils import widgets as w; w.SECONDS = 0; w.live_curve(2, '')({'step': [1], 'loss': [1]})"
+    worker = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert worker.stdout == "", "a process that a notebook started inherits its environment"
+    monkeypatch.delenv("JPY_SESSION_NAME")
+    assert displayed(train)[0] == []
