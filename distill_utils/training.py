@@ -186,15 +186,6 @@ def check_divisible(batch_size: int, processes: int) -> None:
         )
 
 
-<<<<<<< HEAD
-def _batch(images, labels, step, schedule, seed, augmentation, teacher) -> Batch:
-=======
-def progress_bar(total: int, what: str, *, unit: str = "step", quiet: bool = False, initial: int = 0) -> tqdm:
-    """A bar with the time left, on the error stream; use it in a with statement and call its update method."""
-    return tqdm(total=total, desc=what, unit=unit, initial=initial, disable=quiet, leave=False, mininterval=0.5,
-                dynamic_ncols=True)
-
-
 def _computing(model: nn.Module, images: Tensor, bf16: bool | str, *, quiet: bool) -> speed.Choice:
     """How to compute: as the schedule says, or what is fastest here; all processes do what the first has measured."""
     if bf16 != "auto":
@@ -209,7 +200,6 @@ def _computing(model: nn.Module, images: Tensor, bf16: bool | str, *, quiet: boo
 
 
 def _batch(images, labels, step, schedule, seed, augmentation, teacher, computing) -> Batch:
->>>>>>> speed
     per_epoch = max(1, len(labels) // schedule.batch_size)
     epoch, place = divmod(step, per_epoch)
     index = _order(seed, epoch, len(labels))[place * schedule.batch_size : (place + 1) * schedule.batch_size]
