@@ -29,7 +29,8 @@ class Choice(NamedTuple):
     ratio: float
 
     def __str__(self) -> str:
-        number, order = "bfloat16" if self.bf16 else "float32", "channels_last" if self.channels_last else "contiguous"
+        number = "bfloat16" if self.bf16 else "float32"
+        order = "channels_last" if self.channels_last else "contiguous"
         return f"{number}, {order}: {self.ratio:.1f} × plain on {processor()}"
 
 
@@ -67,7 +68,8 @@ def _fastest(model: nn.Module, images: Tensor, rounds: int) -> Choice:
             ratios[option].append(reference / _seconds(model, batch, *option))
     medians = {option: statistics.median(values) for option, values in ratios.items()}
     best = max(medians, key=medians.__getitem__, default=plain)
-    return Choice(*best, medians[best]) if medians.get(best, 0) >= _WORTH_IT else Choice(*plain, 1.0)
+    bf16, channels_last = best if medians.get(best, 0) >= _WORTH_IT else plain
+    return Choice(bf16, channels_last, medians.get((bf16, channels_last), 1.0))
 
 
 def _seconds(model: nn.Module, batch: Tensor, bf16: bool, channels_last: bool) -> float:

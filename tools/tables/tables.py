@@ -90,6 +90,9 @@ def results(say) -> str:
     return "\n\n".join([table(say, "study|seeds:|runs:|claims, by verdict", counts), *parts])
 
 
+_HOW = {"recorded": "cached", "online": "online"}
+
+
 def speed(say) -> str:
     """What benchmarks/kd_step.py measured on each processor: ratios, and the images per CPU-second behind them."""
     parts = []
@@ -101,7 +104,7 @@ def speed(say) -> str:
             span = f"{row['low']:.2f}–{row['high']:.2f}"
             rows.append((ours, other, f"{row['median']:.2f}", span, row["asked"] or ""))
         for row in found.get("real_sizes", []):
-            ours, other = (f"{say(name)} {row[key]:,.0f}" for name, key in (("recorded", "cached"), ("online", "online")))
+            ours, other = (f"{say(word)} {row[key]:,.0f}" for word, key in _HOW.items())
             span = f"{row['low']:.1f}–{row['high']:.1f}"
             rows.append((f"{row['teacher']}, {row['student']}: {ours}", other, f"{row['ratio']:.1f}", span, ""))
         head = say("One thread of {processor}, torch {torch}:").format(**found, torch=found["versions"]["torch"])
