@@ -59,13 +59,13 @@ def test_a_well_wrapped_teacher_is_given_its_own_input(patterns, photos):
 
 
 def test_a_network_is_asked_in_eval_mode_without_gradient_and_left_as_it_was(patterns, photos):
-    network = nn.Sequential(Prototypes(patterns), nn.Dropout(0.5)).train()
-    network[1].eval()
+    network = nn.Sequential(Prototypes(patterns), nn.Dropout(0.5), nn.Identity()).train()
+    network[2].eval()
     teacher = Teacher(network, CLASSES)
     first, again = teacher(photos.images), teacher(photos.images)
     assert torch.equal(first, again)
     assert not first.requires_grad
-    assert [module.training for module in network] == [True, False]
+    assert [module.training for module in network] == [True, True, False]
 
 
 def test_classes_in_another_order_are_named_with_the_right_one(patterns, photos):
