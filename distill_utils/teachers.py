@@ -31,7 +31,7 @@ NORMALISATIONS: dict[str, dict] = {
     "none (images in [0, 255])": {"mean": 0.0, "sd": 1 / 255},
 }
 _SIDES = (32, 64, 128, 224)
-_TRIED = 200  # images per trial
+_TRIED = 100  # images per trial
 
 
 class NotATeacher(ValueError):
@@ -158,9 +158,8 @@ class Teacher(nn.Module):
         rows = [{"check": "as it is wrapped", "accuracy": _mean(right), "found": ""}]
         rows += [{"check": t.check, "accuracy": _mean(t.after), "found": f"{t.gain:+.1%}" if t.gain else "not better"}
                  for t in trials]
-        better = sorted((t for t in trials if t.gain), key=lambda t: -t.gain)
-        errors = [str(t) for t in better if t.gain >= 0.1]
-        doubts = [str(t) for t in better if t.gain < 0.1]
+        best = max(trials, key=lambda trial: trial.gain)
+        errors, doubts = [str(best)] if best.gain >= 0.1 else [], [str(best)] if 0 < best.gain < 0.1 else []
         accuracy, share = _mean(right), float(torch.bincount(labels).max()) / len(labels)
         rows.append({"check": "always the most frequent class", "accuracy": share, "found": ""})
         if accuracy <= share + 2 * math.sqrt(share * (1 - share) / len(labels)):
@@ -215,7 +214,7 @@ class Teacher(nn.Module):
             for columns, name in zip(self.columns, names, strict=True):
                 outputs[columns[0]] = name
             listed = ", ".join(map(repr, outputs[:20])) + (", …" if len(outputs) > 20 else "")
-            return f"give outputs=[{listed}]"
+            return f"the best one found is outputs=[{listed}]"
         pairs = [f"{a!r} on images of {b!r}" for a, b in zip(self.classes, names, strict=True) if a != b]
         return f"correct outputs or mapping, it answers {', '.join(pairs[:3])}{', …' if len(pairs) > 3 else ''}"
 
@@ -231,7 +230,7 @@ class _Trial:
 
     def __str__(self) -> str:
         return (f"the teacher is wrapped wrongly: {_mean(self.before):.0%} of its answers are right, and "
-                f"{_mean(self.after):.0%} with {self.check}: {self.advice}")
+                f"{_mean(self.after):.0%} with {self.check} ({self.advice})")
 
 
 def _mean(right: Tensor) -> float:

@@ -72,7 +72,8 @@ def _report(path: Path, rank: int) -> None:
     if rank > 0:
         return
     accuracy = load(path).model.record["accuracy"]
-    print(f"validation accuracy {100 * accuracy['validation']:.1f} %, test accuracy {100 * accuracy['test']:.1f} %\nthe model is in {path}; try python -m distill_utils evaluate, predict or export {path}")
+    print(f"validation accuracy {100 * accuracy['validation']:.1f} %, test accuracy {100 * accuracy['test']:.1f} %")
+    print(f"the model is in {path}; try python -m distill_utils evaluate, predict or export {path}")
 
 
 def load(path: Path) -> Trained:

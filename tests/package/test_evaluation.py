@@ -143,3 +143,12 @@ def test_soft_confusions_are_the_mean_softened_rows_of_a_class():
     assert torch.allclose(table.sum(1), torch.ones(3, dtype=torch.float64))
     with pytest.raises(ValueError, match="class 2 has no images"):
         evaluation.soft_confusions(outputs[:2], LABELS[:2], 2.0)
+
+
+def test_tied_weights_are_counted_once():
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 16))
+    untied = evaluation.cost(tied, torch.rand(2, 1, 4, 4), repeats=1)
+    tied[2].weight = tied[1].weight
+    found = evaluation.cost(tied, torch.rand(2, 1, 4, 4), repeats=1)
+    assert untied["parameters"] - found["parameters"] == 256
+    assert 900 < untied["bytes"] - found["bytes"] < 1200
