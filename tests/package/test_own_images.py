@@ -473,7 +473,9 @@ def test_a_relative_path_means_the_same_in_a_command_and_in_a_kernel(own, start_
     code = "import os; os.chdir('notebooks'); from distill_utils import data, settings; "
     code += "print(data.load(settings.dataset()).about)"
     relative = os.path.relpath(own, settings.ROOT)
-    out, err = start_python("-c", code, DISTILL_DATASET=f"folder:{relative}").communicate()
+    out, err = start_python(
+        "-c", code, DISTILL_DATASET=f"folder:{relative}", PYTHONPATH=str(settings.ROOT)
+    ).communicate()
     assert "22 labelled" in out, err
     assert sizes(load(relative)[0]) == [22, 0, 7, 7]
 
