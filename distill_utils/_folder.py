@@ -372,7 +372,8 @@ def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
     with os.scandir(folder) as entries:
         shown = [entry for entry in sorted(entries, key=lambda entry: entry.name)
                  if not re.search(r"^\.|~$", entry.name) and entry.name.lower() not in _LEFTOVERS]
-    folders, files = [], []
+    folders: list[Path] = []
+    files: list[Path] = []
     for entry in shown:
         is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
         (folders if is_folder else files).append(Path(entry.path))

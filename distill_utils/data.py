@@ -145,7 +145,7 @@ def check_name(name: str) -> None:
 
 
 def _glyphs(name: str, root: Path, seed: int, look: glyphs.Look = glyphs.Look(), sizes: dict = _SIZES) -> ImageData:
-    parts = {}
+    parts: dict = {}
     for start, (part, size) in enumerate(sizes.items()):
         # The indices of two splits are a million apart, so no image can be in both.
         factors = glyphs.sample(torch.arange(size) + start * 1_000_000, seed, look)
