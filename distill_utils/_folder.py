@@ -140,7 +140,7 @@ def open_photographs(files: list[Path], hashes: list[str], side: int, before: li
     hashes, before: of content_hashes. One channel where all photographs are grey, else three. Raises DataError, which
     names them, for files that cannot be read.
     """
-    unique = dict(sorted(zip(hashes, files, strict=True)))
+    unique = dict(sorted(dict(zip(hashes[::-1], files[::-1], strict=True)).items()))  # of copies, the first
     names, path = list(unique), _path(unique, side)
     if not path.exists():
         with _store.locked(path.with_name(f".{path.stem}.lock")):
@@ -239,7 +239,7 @@ def _decode(files: dict[str, Path], path: Path, side: int, before: list[str]) ->
             os.fsync(out.fileno())
         if errors:
             more = f" and {len(errors) - 10} more" * (len(errors) > 10)
-            raise DataError(f"{'; '.join(errors[:10])}{more}: fix or remove it")
+            raise DataError(f"{'; '.join(sorted(errors)[:10])}{more}: fix or remove it")
         if all((chunk == chunk[:, :1]).all() for chunk in _chunks(partial, side)):
             with _store.atomic(path) as temporary, open(temporary, "wb") as out:
                 for chunk in _chunks(partial, side):
