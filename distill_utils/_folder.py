@@ -47,7 +47,7 @@ class DataError(RuntimeError):
 # Pixels
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """A file of pixels. pixels: uint8 M×channels×H×W; digests: uint8 M×32, which identify them."""
 
     mapped: mmap.mmap
@@ -64,13 +64,13 @@ class Photographs(Tensor):
     It cannot be written to.
     """
 
-    source: _Source
+    source: Source
     rows: Tensor  # LongTensor N, the positions of these images in the source
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, source: _Source, rows: Tensor, device: torch.device | str = "cpu"):
+    def __new__(cls, source: Source, rows: Tensor, device: torch.device | str = "cpu"):
         shape = (len(rows), *source.pixels.shape[1:])
         images = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.float32, device=torch.device(device))
         images.source, images.rows = source, rows
@@ -140,7 +140,7 @@ def open_photographs(files: list[Path], hashes: list[str], side: int, before: li
     hashes, before: of content_hashes. One channel where all photographs are grey, else three. Raises DataError, which
     names them, for files that cannot be read.
     """
-    unique = dict(sorted(zip(hashes, files, strict=True)))
+    unique = dict(sorted(dict(zip(hashes[::-1], files[::-1], strict=True)).items()))  # of copies, the first
     names, path = list(unique), _path(unique, side)
     if not path.exists():
         with _store.locked(path.with_name(f".{path.stem}.lock")):
@@ -149,14 +149,19 @@ def open_photographs(files: list[Path], hashes: list[str], side: int, before: li
     channels, left = divmod(path.stat().st_size, len(names) * side**2)
     if left or channels not in (1, 3):
         raise _store.DamagedFile(f"{path} is damaged (it has another size): delete it and run again")
-    with open(path, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    pixels = np.frombuffer(mapped, np.uint8).reshape(len(names), channels, side, side)
+    mapped, pixels = map_pixels(path, (len(names), channels, side, side))
     shape = (_store.VERSIONS["photographs"], *pixels.shape[1:])
     digests = [hashlib.sha256(f"{name} {shape}".encode()).digest() for name in names]
-    source = _Source(mapped, pixels, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
+    source = Source(mapped, pixels, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32))
     place = {name: i for i, name in enumerate(names)}
     return Photographs(source, torch.tensor([place[name] for name in hashes]))
+
+
+def map_pixels(path: Path, shape: tuple[int, int, int, int]) -> tuple[mmap.mmap, np.ndarray]:
+    """A file of pixels, mapped into memory, and the same as uint8 N×channels×H×W."""
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return mapped, np.frombuffer(mapped, np.uint8).reshape(shape)
 
 
 def _path(names: Iterable[str], side: int) -> Path:
@@ -234,7 +239,7 @@ def _decode(files: dict[str, Path], path: Path, side: int, before: list[str]) ->
             os.fsync(out.fileno())
         if errors:
             more = f" and {len(errors) - 10} more" * (len(errors) > 10)
-            raise DataError(f"{'; '.join(errors[:10])}{more}: fix or remove it")
+            raise DataError(f"{'; '.join(sorted(errors)[:10])}{more}: fix or remove it")
         if all((chunk == chunk[:, :1]).all() for chunk in _chunks(partial, side)):
             with _store.atomic(path) as temporary, open(temporary, "wb") as out:
                 for chunk in _chunks(partial, side):
@@ -367,7 +372,8 @@ def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
     with os.scandir(folder) as entries:
         shown = [entry for entry in sorted(entries, key=lambda entry: entry.name)
                  if not re.search(r"^\.|~$", entry.name) and entry.name.lower() not in _LEFTOVERS]
-    folders, files = [], []
+    folders: list[Path] = []
+    files: list[Path] = []
     for entry in shown:
         is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
         (folders if is_folder else files).append(Path(entry.path))

@@ -145,7 +145,7 @@ def check_name(name: str) -> None:
 
 
 def _glyphs(name: str, root: Path, seed: int, sample: Callable = glyphs.sample, sizes: dict = _SIZES) -> ImageData:
-    parts = {}
+    parts: dict = {}
     for start, (part, size) in enumerate(sizes.items()):
         # The indices of two splits are a million apart, so no image can be in both.
         factors = sample(torch.arange(size) + start * 1_000_000, seed)

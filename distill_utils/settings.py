@@ -13,8 +13,11 @@ same folder in a command and in a notebook, whose kernel starts in notebooks/.
 import os
 from pathlib import Path
 
-_checkout = Path(__file__).resolve().parent.parent
-ROOT = _checkout if (_checkout / "pyproject.toml").exists() else Path.cwd()
+# Of a package that is installed elsewhere, the checkout is where the process starts or above: kernels start in
+# notebooks/.
+_places = [Path(__file__).resolve().parent.parent, Path.cwd(), *Path.cwd().parents]
+ROOT = next((path for path in _places if (path / "notebooks").is_dir() and (path / "pyproject.toml").exists()),
+            Path.cwd())
 
 
 def dataset(name: str | None = None, side: int | None = None) -> str:

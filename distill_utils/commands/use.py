@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
-from distill_utils import _recorded, _store, evaluation, models, recipes
+from distill_utils import _folder, _recorded, _store, evaluation, models, recipes, settings
 from distill_utils.training import logits
 
 _EQUAL = 1e-5  # logits of an exported model may differ by this much
@@ -22,7 +20,9 @@ def evaluate(path: Path, dataset: str) -> str:
 
     Raises ValueError for a dataset with other classes or images of another size than the model's.
     """
-    model, image_data = models.load(path), recipes.dataset(dataset)
+    model = models.load(path)
+    own = dataset.startswith("folder:") and "side=" not in dataset
+    image_data = recipes.dataset(settings.dataset(dataset, model.side if own else None))
     _recorded.check_classes(model.classes, image_data.classes)
     expected, found = (model.channels, model.side, model.side), tuple(image_data.test.images.shape[1:])
     if found != expected:
@@ -62,11 +62,10 @@ def predict(path: Path, images: list[Path], *, as_json: bool = False) -> bool:
 
 
 def read_image(path: Path, side: int, channels: int) -> Tensor:
-    """An image file as a float tensor channels×side×side in [0, 1]; one channel: grey."""
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-    shrink = v2.Compose([v2.Resize(side), v2.CenterCrop(side), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-    return shrink(image)
+    """An image file as a float tensor channels×side×side in [0, 1], read as a folder of photographs is."""
+    image = torch.from_numpy(_folder.decode(path, side)).float() / 255
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # of a colour's brightness (ITU-R BT.601)
+    return image if channels == 3 else (weights * image).sum(0, keepdim=True)
 
 
 def export(path: Path) -> list[Path]:

@@ -5,6 +5,7 @@ import shutil
 import warnings
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -473,7 +474,9 @@ def test_a_relative_path_means_the_same_in_a_command_and_in_a_kernel(own, start_
     code = "import os; os.chdir('notebooks'); from distill_utils import data, settings; "
     code += "print(data.load(settings.dataset()).about)"
     relative = os.path.relpath(own, settings.ROOT)
-    out, err = start_python("-c", code, DISTILL_DATASET=f"folder:{relative}").communicate()
+    out, err = start_python(
+        "-c", code, DISTILL_DATASET=f"folder:{relative}", PYTHONPATH=str(settings.ROOT)
+    ).communicate()
     assert "22 labelled" in out, err
     assert sizes(load(relative)[0]) == [22, 0, 7, 7]
 
@@ -529,6 +532,22 @@ def test_photographs_are_a_float_tensor_to_every_function(both):
     assert type(images[:2]) is torch.Tensor
     assert isinstance((both[0].train + both[0].test).subset(torch.arange(3)).images, _folder.Photographs)
     assert [len(part) for part in images.split(9)] == [9, 9, 4]
+
+
+def test_an_epoch_takes_the_memory_of_a_batch(tmp_path):
+    """Of 128 MB of pixels; pages of a mapped file count as memory of the process that read them."""
+    path, count = tmp_path / "pixels", 2**27 // (3 * 64**2)
+    path.touch()
+    os.truncate(path, count * 3 * 64**2)  # zeros, which take no room on the disk
+    source = _folder.Source(*_folder.map_pixels(path, (count, 3, 64, 64)), np.zeros((count, 32), np.uint8))
+    images = _folder.Photographs(source, torch.arange(count))
+    rows = torch.randperm(count).split(128)
+    float(images[rows[0]].sum())
+    before, most = psutil.Process().memory_info().rss, 0
+    for index in rows:
+        float(images[index].sum())
+        most = max(most, psutil.Process().memory_info().rss)
+    assert most - before < 40e6
 
 
 def test_photographs_cannot_be_changed_by_mistake(own):

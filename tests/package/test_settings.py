@@ -1,5 +1,9 @@
 """Settings: a path means the same folder wherever a process starts."""
 
+import runpy
+import shutil
+from pathlib import Path
+
 import pytest
 
 from distill_utils import data, settings
@@ -29,6 +33,15 @@ def test_neither_does_a_folder_of_photographs(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     with pytest.raises(data.DataError, match=f"{tmp_path}/photos is not a directory"):
         data.load("folder:photos")
+
+
+def test_the_root_is_the_checkout_in_a_kernel_too_where_the_package_is_installed_elsewhere(tmp_path, monkeypatch):
+    """A kernel starts in notebooks/."""
+    installed = Path(shutil.copy(settings.__file__, tmp_path / "settings.py"))
+    monkeypatch.chdir(settings.ROOT / "notebooks")
+    assert runpy.run_path(str(installed))["ROOT"] == settings.ROOT
+    monkeypatch.chdir(tmp_path)
+    assert runpy.run_path(str(installed))["ROOT"] == tmp_path
 
 
 def test_the_root_is_the_checkout():
