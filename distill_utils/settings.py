@@ -22,7 +22,8 @@ ROOT = next((path for path in _places if (path / "notebooks").is_dir() and (path
 
 def dataset(name: str | None = None, side: int | None = None) -> str:
     """The name of the dataset that notebooks use, or this name. That of a folder of photographs says their side."""
-    name = name or os.environ.get("DISTILL_DATASET") or "glyphs"
+    if name is None:
+        name = os.environ.get("DISTILL_DATASET") or "glyphs"
     if side is not None or (name.startswith("folder:") and "side=" not in name):
         name = with_option(name, "side", side or os.environ.get("DISTILL_SIDE") or 32)
     return name

@@ -173,6 +173,8 @@ def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown dataset 'glyph': must be one of ") as caught:
         data.load("glyph")
     assert all(name in str(caught.value) for name in [*data.DATASETS, "folder:PATH", "DISTILL_DATASET"])
+    with pytest.raises(ValueError, match="unknown dataset ''"):
+        data.load("")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
