@@ -48,12 +48,13 @@ def live_curve(steps: int, what: str, *, quiet: bool = False) -> Callable[[dict]
     shell = sys.modules.get("IPython")  # none in a process that a notebook starts, which inherits its environment
     if quiet or not os.environ.get("JPY_SESSION_NAME") or shell is None or shell.get_ipython() is None:
         return lambda history: None
-    from IPython.display import display
+    from IPython.display import DisplayHandle, display
     from matplotlib import rc_context
 
     from distill_utils import plots
 
-    start, handle = time.monotonic(), None
+    start = time.monotonic()
+    handle: DisplayHandle | None = None
 
     def draw(history: dict) -> None:
         nonlocal handle
