@@ -6,9 +6,9 @@
 A fault that no test notices is a claim that nobody checks. Each is tried on the test files named with it only.
 
 The second half are claims of notebooks: the notebook is run whole, without a fault and with the fault that would make
-the claim false, with an empty store and with a warm one. This measures the claim's null. If a warm store hides an edit
-of the package from the notebook, tests/package/test_versions.py has to notice it. Not part of `make test`: the first
-half takes minutes, the second up to an hour of one core for each notebook.
+the claim false, with an empty store and with a warm one. This measures the claim's null. If a warm store hides an
+edit of the package, tests/package/test_versions.py has to notice it. Not part of `make test`: the first half takes
+minutes, the second up to an hour of one core for each notebook.
 """
 
 import json
