@@ -1,12 +1,17 @@
-"""Faults put in on purpose: one line of the package is changed in a copy, and a test has to fail.
+"""Faults put in on purpose: one line of a copy is changed, and a test or a claim of a notebook has to fail.
 
     python tools/stress/mutants.py              all of them, into results/reliability.json (make mutants)
-    python tools/stress/mutants.py T² teacher   those whose name contains one of these words; nothing is written
+    python tools/stress/mutants.py T² teacher   those whose name contains one of these words; no others are touched
 
-A fault that no test notices is a claim that nobody checks. Each is tried on the test files named with it only. Not
-part of `make test`: it takes minutes.
+A fault that no test notices is a claim that nobody checks. Each is tried on the test files named with it only.
+
+The second half are claims of notebooks: the notebook is run whole, without a fault and with the fault that would make
+the claim false, with an empty store and with a warm one. This measures the claim's null. If a warm store hides an
+edit of the package, tests/package/test_versions.py has to notice it. Not part of `make test`: the first half takes
+minutes, the second up to an hour of one core for each notebook.
 """
 
+import json
 import os
 import re
 import shutil
@@ -18,7 +23,7 @@ from typing import NamedTuple
 
 import reliability
 
-from distill_utils import training
+from distill_utils import checks, training
 
 ROOT = reliability.ROOT
 COPIED = ("distill_utils", "tests", "conftest.py", "pyproject.toml", "README.md", "requirements.txt")
@@ -87,20 +92,146 @@ MUTANTS = [
 ]  # fmt: skip
 
 
+class Claim(NamedTuple):
+    """A claim of a notebook, and the fault that makes it false: in a module, or in a cell of the notebook itself."""
+
+    name: str
+    notebook: str
+    module: str  # "" for the notebook
+    right: str
+    wrong: str
+
+
+CLAIMS = [
+    Claim("arms of one seed see the same batches", "03_train_student", "", "seed=recipe.seed, quiet=True,",
+          "seed=recipe.seed + bool(recipe.teacher), quiet=True,"),
+    Claim("another seed has other weights and other batches", "03_train_student", "training",
+          'permutation(seed, f"epoch {epoch}", length)', 'permutation(0, f"epoch {epoch}", length)'),
+    Claim("the distilled student beats the student alone", "03_train_student", "recipes",
+          "soft_target_loss(student, batch.teacher_logits, temperature)", "hard_label_loss(student, batch.labels)"),
+    Claim("rows of any image teach nothing", "03_train_student", "training", "teacher[view][index]",
+          "teacher[view][index].zero_()"),
+    Claim("our ECE is the package's", "04_test_both", "evaluation", "(confidence * 15)", "(confidence * 10)"),
+    Claim("distilled beats alone, mean of three seeds", "04_test_both", "recipes",
+          "soft_target_loss(student, batch.teacher_logits, temperature)", "hard_label_loss(student, batch.labels)"),
+    Claim("every model was overconfident", "04_test_both", "", "min(fitted.values())",
+          "min(1 / t for t in fitted.values())"),
+    Claim("our paths are the package's", "09_readable_student", "soft_tree",
+          "F.logsigmoid(scores), F.logsigmoid(-scores)", "F.logsigmoid(-scores), F.logsigmoid(scores)"),
+    Claim("the hard tree says what the most likely path says", "09_readable_student", "hard_tree",
+          "part(2 * node + 1, used), part(2 * node + 2,", "part(2 * node + 2, used), part(2 * node + 1,"),
+    Claim("the short tree of the drawing reads digits", "09_readable_student", "hard_tree",
+          "part(2 * node + 1, used), part(2 * node + 2,", "part(2 * node + 2, used), part(2 * node + 1,"),
+    Claim("the drawn tree beats a CART of depth 4, distilled", "09_readable_student", "",
+          'accuracy(chosen) - accuracy(carts["distilled"][4])', 'accuracy(chosen) - accuracy(carts["distilled"][8])'),
+]  # fmt: skip
+
+
+def copied(folder: Path, names: tuple = COPIED) -> Path:
+    """A copy of what the tests, or a notebook, need."""
+    for source in map(ROOT.joinpath, names):
+        if source.is_dir():
+            shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder)
+    return folder
+
+
+def put_in(fault: Mutant | Claim, copy: Path) -> None:
+    """Change the one place of a fault in a copy. Exits where it is not there once."""
+    path = copy / "distill_utils" / f"{fault.module}.py"
+    right, wrong = fault.right, fault.wrong
+    if not fault.module:  # JSON: quotation marks are escaped
+        path, right, wrong = (
+            copy / "notebooks" / f"{fault.notebook}.ipynb",
+            json.dumps(right)[1:-1],
+            json.dumps(wrong)[1:-1],
+        )
+    text = path.read_text(encoding="utf-8")
+    if text.count(right) != 1:
+        sys.exit(f"{fault.name}: {path.name} has {right!r} {text.count(right)} times, not once")
+    path.write_text(text.replace(right, wrong), encoding="utf-8")
+
+
+RUN = """
+import sys, nbclient, nbformat
+book = nbformat.read(sys.argv[1], as_version=4)
+place = {"metadata": {"path": "notebooks"}}
+nbclient.NotebookClient(book, timeout=7200, allow_errors=True, resources=place).execute()
+"""
+
+
+def claimed(notebook: str, copy: Path, runs: Path) -> dict[str, dict]:
+    """Name -> recorded check of a notebook that runs to its end, whatever fails, in a copy."""
+    own = {
+        "PYTHONPATH": str(copy),
+        "DISTILL_RUNS": str(runs),
+        "DISTILL_BUILD": str(copy / "build"),
+        "OMP_NUM_THREADS": "1",
+    }
+    path = f"notebooks/{notebook}.ipynb"
+    subprocess.run([sys.executable, "-c", RUN, path], cwd=copy, env=os.environ | own, check=True)
+    lines = (copy / "build" / "checks" / f"{notebook}.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["name"]: row for row in map(json.loads, lines)}
+
+
+def examined(claim: Claim, plain: dict[str, dict], warm: Path) -> dict:
+    """The row of a claim; plain: the notebook's checks without a fault; warm: the store that it left."""
+    found = {}
+    for store in ("cold", "warm"):
+        with tempfile.TemporaryDirectory() as folder:
+            copy = copied(Path(folder), (*COPIED, "notebooks", "results"))
+            put_in(claim, copy)
+            if store == "warm":
+                shutil.copytree(warm, copy / "runs")
+            found[store] = claimed(claim.notebook, copy, copy / "runs").get(
+                claim.name, {"value": "–", "passed": False}
+            )
+    row, caught_by = plain[claim.name], {store: not found[store]["passed"] for store in found}
+    if not caught_by["warm"] and claim.module:
+        versions = caught(Mutant(claim.name, claim.module, claim.right, claim.wrong, "package/test_versions"))
+        caught_by["warm"] = bool(versions) and "by its version"
+    null = found["cold"]["value"]
+    shares = row["low"] is not None or row["high"] is not None
+    share = (
+        checks.remains(row | {"null": null}) if shares and isinstance(null, float) and null != row["value"] else None
+    )
+    return {
+        "claim": claim.name,
+        "notebook": claim.notebook[:2],
+        "fault in": claim.module or "the notebook",
+        "null": null,
+        "value": row["value"],
+        "low": row["low"],
+        "high": row["high"],
+        "must remain": "–" if share is None else f"{share:.0%}",
+        "cold": caught_by["cold"],
+        "warm": caught_by["warm"],
+    }
+
+
+def examine_claims(chosen: list[Claim]) -> list[dict]:
+    """The rows of these claims, notebook by notebook."""
+    rows = []
+    for notebook in dict.fromkeys(claim.notebook for claim in chosen):
+        with tempfile.TemporaryDirectory() as folder:
+            copy = copied(Path(folder), (*COPIED, "notebooks", "results"))
+            plain = claimed(notebook, copy, copy / "runs")
+            if failed := [name for name, row in plain.items() if row["passed"] is False]:
+                sys.exit(f"{notebook} fails without any fault: {', '.join(failed)}")
+            for claim in (claim for claim in chosen if claim.notebook == notebook):
+                if claim.name not in plain:
+                    sys.exit(f"{notebook} has no check {claim.name!r}: change CLAIMS")
+                rows.append(examined(claim, plain, copy / "runs"))
+                print(rows[-1], flush=True)
+    return rows
+
+
 def caught(mutant: Mutant) -> str:
     """The first test that fails with the fault in place, or "" if none does."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for name in COPIED:
-            source = ROOT / name
-            shutil.copytree(source, copy / name) if source.is_dir() else shutil.copy(source, copy / name)
-        path = copy / "distill_utils" / f"{mutant.module}.py"
-        text = path.read_text(encoding="utf-8")
-        if text.count(mutant.right) != 1:
-            sys.exit(
-                f"{mutant.name}: {mutant.module}.py has {mutant.right!r} {text.count(mutant.right)} times, not once"
-            )
-        path.write_text(text.replace(mutant.right, mutant.wrong), encoding="utf-8")
+        copy = copied(Path(folder))
+        put_in(mutant, copy)
         tests = [f"tests/{name}.py" if "/" in name else f"tests/{name}" for name in mutant.tests.split()]
         command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "-p", "no:cacheprovider", *tests]
         own = {"PYTHONPATH": str(copy), "DISTILL_RUNS": str(copy / "runs"), "OMP_NUM_THREADS": "1"}
@@ -119,10 +250,15 @@ def main(words: list[str]) -> int:
             rows.append({"fault": mutant.name, "module": mutant.module, "caught by": caught(mutant)})
             bar.write(f"{mutant.name:50} {rows[-1]['caught by'] or 'NOT CAUGHT'}")
             bar.update()
-    missed = sum(not row["caught by"] for row in rows)
-    print(f"{len(rows) - missed} of {len(rows)} faults are caught")
+    claims = [claim for claim in CLAIMS if not words or any(word in claim.name for word in words)]
+    found = examine_claims(claims)
+    missed = sum(not row["caught by"] for row in rows) + sum(not (row["cold"] and row["warm"]) for row in found)
+    print(f"{len(rows) + len(found) - missed} of {len(rows) + len(found)} faults are caught")
     if not words:
         reliability.record("mutants", rows)
+    if found:
+        kept = {row["claim"]: row for row in reliability.kept().get("claims", []) + found}
+        reliability.record("claims", [kept[claim.name] for claim in CLAIMS if claim.name in kept])
     return int(missed > 0)
 
 

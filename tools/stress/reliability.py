@@ -20,6 +20,13 @@ TABLES = {
         "Faults in the code",
         "One line of the package was changed in a copy (`make mutants`); the first test that failed is named.",
     ),
+    "claims": (
+        "Faults in what notebooks claim",
+        "A notebook was run with the fault that makes a claim false, with an empty store (cold) and with one in "
+        "which all was made before (warm). Null: the value with the fault. Must remain: the share of the way from "
+        "null to value that the band asks for. By its version: a warm store hides the edit, and the test of "
+        "versions says that stored files are stale.",
+    ),
     "faults": (
         "Faults of machines",
         "Copies of the series were killed, locked out of folders, and given full disks and damaged files (`make "
