@@ -33,6 +33,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -153,21 +154,31 @@ def grade(lesson: str, jobs: int, again: bool = False) -> None:
     api.gradebook.close()  # the tables are there before the first process wants them
     learners = sorted(api.get_submitted_students(lesson))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of every kernel: the processes share the cores
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(autograde, lesson, learner, again): learner for learner in learners}
-        for done in tqdm(as_completed(waiting), total=len(waiting), desc=lesson, unit="submission"):
-            log = Path(api.coursedir.root) / "autograded" / waiting[done] / f"{lesson}.log"
+    with tqdm(total=len(learners), desc=lesson, unit="submission") as progress:
+        for learner, text in _logs(lesson, learners, jobs, again):
+            log = Path(api.coursedir.root) / "autograded" / learner / f"{lesson}.log"
             log.unlink(missing_ok=True)
-            if text := done.result():
+            if text:
                 log.parent.mkdir(parents=True, exist_ok=True)
                 log.write_text(text, encoding="utf-8")
+            progress.update()
+
+
+def _logs(lesson: str, learners: list[str], jobs: int, again: bool) -> Iterator[tuple[str, str]]:
+    """Each learner with the log of the grading, in the order in which they are done."""
+    if jobs == 1:
+        yield from ((learner, autograde(lesson, learner, again)) for learner in learners)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(autograde, lesson, learner, again): learner for learner in learners}
+        yield from ((waiting[done], done.result()) for done in as_completed(waiting))
 
 
 def report(lesson: str) -> list[dict]:
     """One row per learner: name, state, points and a reason.
 
-    State: not submitted; crashed (nbgrader could not grade it, or a cell of the learner's own failed or took too long);
-    empty (as it was handed out); 0 points; graded. "waits for judgement" is added where an answer has been given.
+    State: not submitted; crashed (nbgrader could not grade it, or a cell of the learner's own failed or took too
+    long); empty (as it was handed out); 0 points; graded. "waits for judgement" is added where an answer has been given.
     """
     api = gradebook()
     root = Path(api.coursedir.root)

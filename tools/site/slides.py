@@ -183,8 +183,8 @@ def _closing(part: Part) -> list:
     text = re.sub(r"<details>.*?</details>", "", "\n\n".join(part.paragraphs()), flags=re.DOTALL)
     text = re.sub(r"\n\s*\n(\s*\n)+", "\n\n", text).strip()
     if part.title == "Summary":  # an exercise is done in the notebook, where the figure is
-        text = re.sub(r"^(- |\* |)(.+?)(?=\n(?:- |\* |\s*\n)|\Z)",
-                      lambda found: found[1] + without_lost(found[2], None), text, flags=re.MULTILINE | re.DOTALL)  # fmt: skip
+        points = re.split(r"(\n(?=- |\n))", text)
+        text = "".join(without_lost(point, None) if point.strip() else point for point in points)
     cells = [_text("slide", f"## {part.title}\n\n{text}")]
     table = next(filter(_is_table, part.code()), None)
     return [*cells, _text("subslide", f"## {part.title}"), _result(table, "text/markdown")] if table else cells
