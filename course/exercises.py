@@ -12,13 +12,17 @@ A source is a notebook without outputs, written and edited in JupyterLab with nb
   the set-up and its own cells, nothing of another task; the three together give 12 points.
 - A solution stands between ### BEGIN SOLUTION and ### END SOLUTION, inside a function, so that the students' version
   fails in the tests. Tests that students do not see stand between ### BEGIN HIDDEN TESTS and ### END HIDDEN TESTS.
+  Every test cell has such a part: it begins with torch.seed() and compares with a reference on inputs that are drawn
+  when it is graded, so that returning what the visible part expects earns nothing. The function is called before the
+  reference is computed. A task has several test cells, so that a near miss earns part of the points.
   The message of every assertion says what is wrong, and somewhere in a test "section N of <lesson>", where to read.
 - A judgement is a manually graded task cell: the question, then between === BEGIN MARK SCHEME === and
   === END MARK SCHEME === a model answer and the marking guide, which nbgrader shows to the grader only. After it
   comes a plain text cell for the answer. At least one task of a lesson has one.
 - A named wrong answer is a code cell directly after the solution that it replaces, tagged wrong-answer, with the
-  metadata {"wrong": {"name": "T squared forgotten", "says": "words that the failing test must say"}}. Students never
-  get it. tests/notebooks/test_course.py runs every one.
+  metadata {"wrong": {"name": "T squared forgotten", "says": "words that the failing test must say", "earns": 2}},
+  earns being its points of the task's tests; {"from": "text"} marks one that was written from the task's text alone.
+  Students never get it. tests/notebooks/test_course.py runs every one.
 - A cell's id begins with the lesson's number (02-loss), is the same as its nbgrader grade_id, and never changes.
 - The notebook's metadata keep {"reviewed": "…"}: the digest of the lesson's code cells and headings that the
   exercises were last looked through against. A lesson that changed has another one, and a test says so. (null while
@@ -178,7 +182,8 @@ def report(lesson: str) -> list[dict]:
     """One row per learner: name, state, points and a reason.
 
     State: not submitted; crashed (nbgrader could not grade it, or a cell of the learner's own failed or took too
-    long); empty (as it was handed out); 0 points; graded. "waits for judgement" is added where an answer has been given.
+    long); empty (as it was handed out); 0 points; graded. "waits for judgement" is added to it where an answer has
+    been written that nobody has marked.
     """
     api = gradebook()
     root = Path(api.coursedir.root)

@@ -132,9 +132,12 @@ def without_lost(text: str, shown: str | None) -> str:
     shown: "figure", "table" or None.
     """
     lost = [words for what, words in ANNOUNCED.items() if what != shown]
-    clauses = re.split(r"(?<!et al\.)(?<=[.?!:;])\s+", text)
-    kept = [line for line in clauses if not any(words.search(line) for words in lost)]
-    return text if len(kept) == len(clauses) else re.sub("[;:]$", ".", " ".join(kept))
+    kept, sentences = [], re.split(r"(?<!et al\.)(?<=[.?!])\s+", text)
+    for sentence in sentences:
+        clauses = re.split(r"(?<=[;:])\s+", sentence)
+        first = next((i for i, clause in enumerate(clauses) if any(words.search(clause) for words in lost)), None)
+        kept.append(sentence if first is None else re.sub("[;:]$", ".", " ".join(clauses[:first])))
+    return text if kept == sentences else " ".join(filter(None, kept))
 
 
 def is_prose(paragraph: str) -> bool:
