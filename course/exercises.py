@@ -180,7 +180,7 @@ def _logs(lesson: str, learners: list[str], jobs: int, again: bool) -> Iterator[
 def report(lesson: str) -> list[dict]:
     """One row per learner: name, state, points and a reason.
 
-    State: not submitted; crashed (nbgrader could not grade it, or a cell of the learner's own failed or took too
+    State: not submitted; not graded; crashed (nbgrader could not grade it, or a cell of the learner's own failed or took too
     long); empty (as it was handed out); 0 points; graded. "waits for judgement" is added to it where an answer has
     been written that nobody has marked.
     """
@@ -198,8 +198,11 @@ def _standing(api, root: Path, lesson: str, learner: str) -> dict:
         return row
     if not (root / "autograded" / learner / file).exists():
         log = root / "autograded" / learner / f"{lesson}.log"
-        lines = log.read_text(encoding="utf-8").strip().splitlines() if log.exists() else ["grade it first"]
-        return row | {"state": "crashed" if log.exists() else "not graded", "why": lines[-1]}
+        if not log.exists():
+            return row | {"state": "not graded", "why": "grade it first"}
+        errors = re.findall(r"^[\w.]+(?:Error|Exception|Failed|Died)\b.*$", log.read_text("utf-8"), re.MULTILINE)
+        causes = [line for line in errors if "NbGraderException" not in line]
+        return row | {"state": "crashed", "why": causes[-1] if causes else f"see {log}"}
     given = {cell["id"]: cell["source"] for cell in read(root / "release" / file)["cells"]}
     cells = read(root / "autograded" / learner / file)["cells"]
     own = [cell for cell in cells if not grading(cell).get("locked", False) and not grading(cell).get("grade")]
