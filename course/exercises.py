@@ -181,8 +181,8 @@ def report(lesson: str) -> list[dict]:
     """One row per learner: name, state, points and a reason.
 
     State: not submitted; not graded; crashed (nbgrader could not grade it, or a cell of the learner's own failed or
-    took too long); empty (as it was handed out); 0 points; graded. "waits for judgement" is added to it where an answer has
-    been written that nobody has marked.
+    took too long); empty (as it was handed out); 0 points; graded. "waits for judgement" is added to it where an
+    answer has been written that nobody has marked.
     """
     api = gradebook()
     root = Path(api.coursedir.root)
