@@ -8,7 +8,6 @@ words, so that nothing in the edition leads nowhere.
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -25,13 +24,16 @@ import notebook_rules  # noqa: E402
 
 FILES = {"LICENSE", "environment.yml", "pyproject.toml", "requirements.txt"}
 FOLDERS = ("distill_utils/", "notebooks/", "results/", "course/quiz/")
-PAGES = {"course/glossary.md", "course/cheatsheet.md", "course/self-check.md"}
+PAGES = {"course/glossary.md", "course/cheatsheet.md", "course/project.md", "course/self-check.md"}
 TARGETS = {"run", "lab", "clean", "help", "$(READY)"}
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:)<?([^)\s>]+)>?\)")
 
 
-def write(target: Path) -> Path:
-    """Write the edition into target/distillation, its archive and the exchange; returns the archive."""
+def write(target: Path, released: Path) -> Path:
+    """Write the edition into target/distillation, its archive and the exchange; returns the archive.
+
+    released: the students' versions of the exercises, as exercises.release() returns them.
+    """
     shutil.rmtree(target, ignore_errors=True)
     folder = target / "distillation"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -39,9 +41,9 @@ def write(target: Path) -> Path:
         if (name in FILES | PAGES or name.startswith(FOLDERS)) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
-    shutil.copyfile(COURSE / "student.md", folder / "README.md")
+    shutil.copyfile(COURSE / "student" / "README.md", folder / "README.md")
     (folder / "Makefile").write_text(_makefile(), encoding="utf-8")
-    shutil.copytree(exercises.release(), folder / "exercises")
+    shutil.copytree(released, folder / "exercises")
     for path in [*folder.rglob("*.md"), *folder.rglob("*.ipynb")]:
         _unlink(path, folder)
     _release_to_exchange(target / "exchange")
@@ -91,8 +93,8 @@ def _unlink(path: Path, folder: Path) -> None:
 def _release_to_exchange(root: Path) -> None:
     """What nbgrader's release_assignment writes: outbound for all to read, inbound for all to write into."""
     root.mkdir(mode=0o777)
-    os.environ["DISTILL_EXCHANGE"] = str(root)
     api = exercises.gradebook()
+    api.config.Exchange.root = str(root)
     for path in exercises.sources():
         made = api.release_assignment(path.stem)
         if not made["success"]:
@@ -100,4 +102,4 @@ def _release_to_exchange(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(f"The students' edition: {write(ROOT / 'build' / 'student')}")
+    print(f"The students' edition: {write(ROOT / 'build' / 'student', exercises.release())}")

@@ -12,13 +12,16 @@ A source is a notebook without outputs, written and edited in JupyterLab with nb
   the set-up and its own cells, nothing of another task; the three together give 12 points.
 - A solution stands between ### BEGIN SOLUTION and ### END SOLUTION, inside a function, so that the students' version
   fails in the tests. Tests that students do not see stand between ### BEGIN HIDDEN TESTS and ### END HIDDEN TESTS.
+  Every test cell has such a part: it begins with torch.seed() and compares with a reference on inputs that are drawn
+  when it is graded, so that returning what the visible part expects earns nothing. The function is called before the
+  reference is computed. A task has several test cells, so that a near miss earns part of the points.
   The message of every assertion says what is wrong, and somewhere in a test "section N of <lesson>", where to read.
 - A judgement is a manually graded task cell: the question, then between === BEGIN MARK SCHEME === and
   === END MARK SCHEME === a model answer and the marking guide, which nbgrader shows to the grader only. After it
   comes a plain text cell for the answer. At least one task of a lesson has one.
 - A named wrong answer is a code cell directly after the solution that it replaces, tagged wrong-answer, with the
-  metadata {"wrong": {"name": "T squared forgotten", "says": "words that the failing test must say"}}. Students never
-  get it. tests/notebooks/test_course.py runs every one.
+  metadata {"wrong": {"name": "T squared forgotten", "says": "words that the failing test must say", "earns": 2}},
+  earns being its points of the task's tests. Students never get it. tests/notebooks/test_course.py runs every one.
 - A cell's id begins with the lesson's number (02-loss), is the same as its nbgrader grade_id, and never changes.
 - The notebook's metadata keep {"reviewed": "…"}: the digest of the lesson's code cells and headings that the
   exercises were last looked through against. A lesson that changed has another one, and a test says so. (null while
@@ -33,6 +36,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -153,21 +157,32 @@ def grade(lesson: str, jobs: int, again: bool = False) -> None:
     api.gradebook.close()  # the tables are there before the first process wants them
     learners = sorted(api.get_submitted_students(lesson))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of every kernel: the processes share the cores
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(autograde, lesson, learner, again): learner for learner in learners}
-        for done in tqdm(as_completed(waiting), total=len(waiting), desc=lesson, unit="submission"):
-            log = Path(api.coursedir.root) / "autograded" / waiting[done] / f"{lesson}.log"
+    with tqdm(total=len(learners), desc=lesson, unit="submission") as progress:
+        for learner, text in _logs(lesson, learners, jobs, again):
+            log = Path(api.coursedir.root) / "autograded" / learner / f"{lesson}.log"
             log.unlink(missing_ok=True)
-            if text := done.result():
+            if text:
                 log.parent.mkdir(parents=True, exist_ok=True)
                 log.write_text(text, encoding="utf-8")
+            progress.update()
+
+
+def _logs(lesson: str, learners: list[str], jobs: int, again: bool) -> Iterator[tuple[str, str]]:
+    """Each learner with the log of the grading, in the order in which they are done."""
+    if jobs == 1:
+        yield from ((learner, autograde(lesson, learner, again)) for learner in learners)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(autograde, lesson, learner, again): learner for learner in learners}
+        yield from ((waiting[done], done.result()) for done in as_completed(waiting))
 
 
 def report(lesson: str) -> list[dict]:
     """One row per learner: name, state, points and a reason.
 
-    State: not submitted; crashed (nbgrader could not grade it, or a cell of the learner's own failed or took too long);
-    empty (as it was handed out); 0 points; graded. "waits for judgement" is added where an answer has been given.
+    State: not submitted; not graded; crashed (nbgrader could not grade it, or a cell of the learner's own failed or
+    took too long); empty (as it was handed out); 0 points; graded. "waits for judgement" is added to it where an
+    answer has been written that nobody has marked.
     """
     api = gradebook()
     root = Path(api.coursedir.root)
@@ -183,8 +198,11 @@ def _standing(api, root: Path, lesson: str, learner: str) -> dict:
         return row
     if not (root / "autograded" / learner / file).exists():
         log = root / "autograded" / learner / f"{lesson}.log"
-        lines = log.read_text(encoding="utf-8").strip().splitlines() if log.exists() else ["grade it first"]
-        return row | {"state": "crashed" if log.exists() else "not graded", "why": lines[-1]}
+        if not log.exists():
+            return row | {"state": "not graded", "why": "grade it first"}
+        errors = re.findall(r"^[\w.]+(?:Error|Exception|Failed|Died)\b.*$", log.read_text("utf-8"), re.MULTILINE)
+        causes = [line for line in errors if "NbGraderException" not in line]
+        return row | {"state": "crashed", "why": causes[-1] if causes else f"see {log}"}
     given = {cell["id"]: cell["source"] for cell in read(root / "release" / file)["cells"]}
     cells = read(root / "autograded" / learner / file)["cells"]
     own = [cell for cell in cells if not grading(cell).get("locked", False) and not grading(cell).get("grade")]

@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 
 from nbformat.v4 import new_output
-from nbgrader.preprocessors import Execute, NbGraderPreprocessor
+from nbgrader.preprocessors import Execute, NbGraderPreprocessor, OverwriteCells
 from nbgrader.utils import is_grade, is_locked, is_solution, is_task
 
 GUARD = Path(__file__).resolve().with_name("guard.py")
@@ -32,10 +32,24 @@ class RemoveWrongAnswers(NbGraderPreprocessor):
         return nb, resources
 
 
+class Restored(OverwriteCells):
+    """nbgrader's OverwriteCells, which fails at the empty metadata that DeduplicateIds leaves on a copied cell."""
+
+    def preprocess(self, nb, resources):
+        for cell in nb.cells:
+            if cell.metadata.get("nbgrader") == {}:
+                del cell.metadata["nbgrader"]
+        return super().preprocess(nb, resources)
+
+
 class Guarded(Execute):
-    """nbgrader's Execute, with every test run by guard.py. The cells that are saved keep their own source."""
+    """nbgrader's Execute, with every test run by guard.py. The cells that are saved keep their own source.
+
+    The time limit is for the learner's cells and for tests; our own, which import and train, have ten times as long.
+    """
 
     def preprocess(self, nb, resources, *arguments, **options):
+        self.timeout_func = lambda cell: self.timeout * (10 if is_locked(cell) and not is_grade(cell) else 1)
         self._name = f"_guard_{secrets.token_hex(8)}"
         code = [index for index, cell in enumerate(nb.cells) if cell.cell_type == "code"]
         locked = [index for index in code if is_locked(nb.cells[index])]
@@ -70,11 +84,10 @@ class HideScheme(NbGraderPreprocessor):
     def preprocess(self, nb, resources):
         ours = [cell for cell in nb.cells if is_task(cell) or is_locked(cell)]
         hidden = "\n".join(found for cell in ours for region in REGIONS for found in region.findall(cell.source))
-        secret = {_letters(line) for line in hidden.splitlines()}
-        self._secret = {line for line in secret if len(line) >= LONG}
         for cell in ours:
             for region in REGIONS:
                 cell.source = region.sub("", cell.source).rstrip()
+        self._secret = lines(hidden, told=" ".join(cell.source for cell in ours))
         for cell in nb.cells:
             if cell.cell_type == "code":
                 keep = (
@@ -87,7 +100,7 @@ class HideScheme(NbGraderPreprocessor):
         """An output as the learner may see it; None for none."""
         if output.output_type == "error":
             sentence = f"{output.ename}: {output.evalue}"
-            sentence = "The test failed." if self._tells(sentence) else sentence
+            sentence = "It fails on inputs that you have not seen." if self._tells(sentence) else sentence
             return new_output("stream", name="stdout", text=sentence[:600] + "\n")
         data = output.get("data", {})
         text = html.unescape(
@@ -97,10 +110,16 @@ class HideScheme(NbGraderPreprocessor):
         return None if test or picture or self._tells(text) else output
 
     def _tells(self, text: str) -> bool:
-        text = _letters(text)
+        text = letters(text)
         return any(line in text for line in self._secret)
 
 
-def _letters(text: str) -> str:
+def lines(secret: str, told: str) -> set[str]:
+    """The lines of a secret text that give something away, letters alone: long ones that stand nowhere in `told`."""
+    told = letters(told)
+    return {line for line in map(letters, secret.splitlines()) if len(line) >= LONG and line not in told}
+
+
+def letters(text: str) -> str:
     """Letters and digits alone, so that neither quotes nor line ends hide a line."""
     return re.sub(r"[\W_]+", "", text)

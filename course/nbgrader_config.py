@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback, GenerateSolution
-from nbgrader.preprocessors import Execute
+from nbgrader.preprocessors import Execute, OverwriteCells
 
 SOURCE = Path(__file__).resolve().parent / "source"
 ROOT = Path(os.environ.get("DISTILL_COURSE") or SOURCE.parent.parent / "build" / "course").expanduser().absolute()
 sys.path.insert(0, str(SOURCE.parent))
 
-from grading import Guarded, HideScheme, RemoveWrongAnswers  # noqa: E402
+from grading import Guarded, HideScheme, RemoveWrongAnswers, Restored  # noqa: E402
 
 
 def usual(converter, name: str = "preprocessors") -> list:
@@ -34,9 +34,12 @@ for converter in (GenerateAssignment, GenerateSolution):
     c[converter.__name__].preprocessors = [RemoveWrongAnswers, *usual(converter)]
 chain = usual(Autograde, "autograde_preprocessors")
 c.Autograde.autograde_preprocessors = [Guarded if step is Execute else step for step in chain]
+chain = usual(Autograde, "sanitize_preprocessors")
+c.Autograde.sanitize_preprocessors = [Restored if step is OverwriteCells else step for step in chain]
 c.GenerateFeedback.preprocessors = [*usual(GenerateFeedback), HideScheme]
 c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\nraise NotImplementedError"}
 c.OverwriteCells.add_missing_cells = True  # a test that was deleted counts as well
-c.Execute.timeout = 30  # seconds for a cell: the slowest takes 5 on one core
+c.Execute.timeout = 30  # seconds for a cell of the learner's, or a test
 c.Execute.iopub_timeout = 30
+c.Execute.startup_timeout = 300  # of a kernel: a server that grades in parallel is slow, not broken
 c.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:", "--log-level=ERROR"]

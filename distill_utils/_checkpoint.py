@@ -23,6 +23,10 @@ class TrainingDiverged(RuntimeError):
     """The loss or a weight became NaN or infinite."""
 
 
+class OtherRun(_store.DamagedFile):
+    """A checkpoint was written by a run with another loss, teacher, schedule or set of images."""
+
+
 class TrainState:
     """The state of a run of training.fit. key: what must be equal for a checkpoint to be continued."""
 
@@ -90,7 +94,7 @@ class TrainState:
         tensors, record = _store.load(self.path)
         if record.get("key") != self.key:
             difference = _store.describe_difference(self.key, record.get("key"))
-            raise _store.DamagedFile(f"{self.path} is the checkpoint of another run ({difference}): move it away")
+            raise OtherRun(f"{self.path} is the checkpoint of another run ({difference}): move it away")
         self.model.load_state_dict(with_prefix(tensors, "model."))
         state: dict[int, dict] = {}
         for name, value in with_prefix(tensors, "optimizer.").items():

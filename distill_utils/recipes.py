@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_utils import _recorded, _store, _validate, data, losses, models, parallel, settings, training
-from distill_utils._checkpoint import seeded, with_prefix
+from distill_utils._checkpoint import OtherRun, seeded, with_prefix
 from distill_utils._recorded import Recorded
 from distill_utils.augment import NONE, Augmentation, augment
 from distill_utils.training import Schedule
@@ -137,7 +137,12 @@ def load_or_train(recipe: Recipe, *, quiet: bool = False) -> Trained:
             snapshots.update({f"snapshot {report}.{name}": x.clone() for name, x in model.state_dict().items()})
 
         options = {"on_report": keep} if recipe.snapshots else {"checkpoint": partial}  # which holds no snapshots
-        history = training.fit(model, **options, **ingredients(recipe, quiet=quiet))
+        given = ingredients(recipe, quiet=quiet)
+        try:
+            history = training.fit(model, **options, **given)
+        except OtherRun:  # killed before the code of its loss was edited: its name is that of this recipe
+            partial.unlink()
+            history = training.fit(model, **options, **given)
         return model.state_dict() | snapshots, {"history": history}
 
     tensors, record = _store.load_or_make("model", _key(recipe), make, prefix=recipe.model)

@@ -178,21 +178,17 @@ FULL = {"right", "right_and_peeks"}  # all other kinds earn at most a tenth of t
 BROKEN = {"no_notebook", "no_metadata"}  # nbgrader may refuse to grade these
 
 
-def secrets(source: dict) -> set[str]:
-    """Lines of a source that no learner may read: mark schemes, hidden tests and solutions, letters alone."""
-    hidden = "\n".join(
-        found for cell in source["cells"] for region in grading.REGIONS for found in region.findall(cell["source"])
+def hidden(source: dict) -> str:
+    """Mark schemes and hidden tests of a source."""
+    texts = [cell["source"] for cell in source["cells"]]
+    return "\n".join(found for text in texts for region in grading.REGIONS for found in region.findall(text))
+
+
+def solutions(source: dict) -> str:
+    texts = [cell["source"] for cell in source["cells"]]
+    return "\n".join(
+        found for text in texts for found in re.findall(r"# BEGIN SOLUTION(.*?)# END SOLUTION", text, re.DOTALL)
     )
-    lines = {grading._letters(line) for line in hidden.splitlines()}
-    return {line for line in lines if len(line) >= grading.LONG}
-
-
-def solutions(source: dict) -> set[str]:
-    found = [
-        re.findall(r"### BEGIN SOLUTION(.*?)### END SOLUTION", cell["source"], re.DOTALL) for cell in source["cells"]
-    ]
-    lines = {grading._letters(line) for parts in found for part in parts for line in part.splitlines()}
-    return {line for line in lines if len(line) >= 2 * grading.LONG}
 
 
 def run(lesson: str, kinds: list[str], root: Path, jobs: int) -> list[str]:
@@ -214,26 +210,24 @@ def run(lesson: str, kinds: list[str], root: Path, jobs: int) -> list[str]:
     exercises.grade(lesson, jobs)
     exercises.show(lesson)
     most = sum(exercises.grading(cell).get("points", 0) for cell in solved if exercises.grading(cell).get("grade"))
-    code = {line for line in solutions(source) if line not in grading._letters(json.dumps(given))}
+    told = "".join(cell["source"] for cell in given["cells"])
     for row in exercises.report(lesson):
         name, points = row["learner"], row["points"]
         if name in FULL and points != most:
             faults.append(f"{lesson}, {name}: {points} points of {most}")
         if name not in FULL | BROKEN and points > most / 10:
             faults.append(f"{lesson}, {name}: {points} points, more than a tenth of {most}")
-        if (
-            row["state"].startswith("crashed")
-            and not (root / "autograded" / name / lesson / f"{lesson}.ipynb").exists()
-        ):
+        if not (root / "autograded" / name / lesson / f"{lesson}.ipynb").exists():
             continue
         made = api.generate_feedback(lesson, name)
         if not made["success"]:
             faults.append(f"{lesson}, {name}: no feedback\n{made['log']}")
             continue
         page = (root / "feedback" / name / lesson / f"{lesson}.html").read_text(encoding="utf-8")
-        page = grading._letters(html.unescape(re.sub(r"<[^>]+>", "", page)))
-        told = [line for line in secrets(source) | (set() if name in FULL else code) if line in page]
-        faults += [f"{lesson}, {name}: the page tells {line!r}" for line in told]
+        page = grading.letters(html.unescape(re.sub(r"<[^>]+>", "", page)))
+        secret = hidden(source) if name in FULL else hidden(source) + solutions(source)
+        leaks = [line for line in grading.lines(secret, told) if line in page]
+        faults += [f"{lesson}, {name}: the page tells {line!r}" for line in leaks]
     return faults
 
 

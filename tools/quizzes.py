@@ -2,8 +2,8 @@
 
     python tools/quizzes.py build/quizzes        (make quizzes, which calls text2qti as well)
 
-Both are made from course/quiz/*.md, explanations included. Moodle: Question bank, Import, GIFT format. Canvas and others:
-import NN.zip as a QTI 1.2 package.
+Both are made from course/quiz/*.md, explanations included. Moodle: Question bank, Import, GIFT format. Canvas and
+others: import NN.zip as a QTI 1.2 package.
 """
 
 import re

@@ -9,6 +9,7 @@ import ast
 import json
 import re
 import sys
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from nbformat import from_dict, validate
 from nbgrader.nbgraderformat import MetadataValidator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "course"))
+import course_run
+import edition
 import exercises
+import guard
 
 SOURCES = exercises.sources()
 NAMES = [path.stem for path in SOURCES]
@@ -266,25 +270,66 @@ def test_the_students_version_fails_every_test(course, path):
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")  # nbgrader's own
-def test_nbgrader_gives_a_solution_all_points_and_an_empty_one_none(course):
-    path = next(path for path in SOURCES if path.stem == "03_train_student")
-    solved = exercises.read(path)
-    solved["cells"] = [cell for cell in solved["cells"] if not exercises.is_wrong(cell)]
-    empty = exercises.read(course / "release" / path.stem / path.name)
-    api, scores = exercises.gradebook(), {}
-    for student, notebook in {"solved": solved, "empty": empty}.items():
-        folder = course / "submitted" / student / path.stem
-        folder.mkdir(parents=True)
-        (folder / path.name).write_text(json.dumps(notebook), encoding="utf-8")
-        graded = api.autograde(path.stem, student)
-        assert graded["success"], graded["log"]
-        scores[student] = api.get_submission(path.stem, student)
-    cells = [cell for task in tasks_of(path) for cell in task.cells]
-    points = sum(exercises.grading(cell).get("points", 0) for cell in cells if is_test(cell))
-    assert (scores["solved"]["code_score"], scores["solved"]["max_code_score"]) == (points, points)
-    assert (scores["empty"]["code_score"], scores["empty"]["max_code_score"]) == (0, points)
-    assert scores["solved"]["max_score"] == exercises.POINTS
-    assert scores["solved"]["needs_manual_grade"], "the judgement waits for a person"
+def test_nbgrader_gives_points_and_feedback_that_tells_nothing(course, monkeypatch):
+    """A right, an empty, a spying and a broken submission; tools/course_run.py tries all kinds in all lessons."""
+    monkeypatch.setenv("DISTILL_COURSE", str(course))
+    monkeypatch.delenv("DISTILL_EXCHANGE", raising=False)
+    lesson = "03_train_student"
+    exercises.gradebook().gradebook.add_student("absent")
+    assert course_run.run(lesson, ["right", "empty", "peeks_in_every_answer", "no_notebook"], course, 1) == []
+    rows = {row["learner"]: (row["state"], row["points"]) for row in exercises.report(lesson)}
+    states = {"right": ("graded", 10.0), "empty": ("empty", 0.0), "peeks_in_every_answer": ("0 points", 0.0)}
+    assert rows == states | {"absent": ("not submitted", 0.0), "no_notebook": ("crashed", 0.0)}
+    submission = exercises.gradebook().get_submission(lesson, "right")
+    assert submission["max_score"] == exercises.POINTS
+    assert submission["needs_manual_grade"], "the judgement waits for a person"
+    page = (course / "feedback" / "empty" / lesson / f"{lesson}.html").read_text(encoding="utf-8")
+    assert "NotImplementedError" in page, "a learner sees why a test failed"
+
+
+def test_a_test_sees_python_as_it_is_and_the_submission_what_it_has_made_of_it(monkeypatch):
+    monkeypatch.setattr(torch, "equal", torch.equal)
+    names = {"torch": torch}
+    kept = guard.Guard(names)
+    kept.keep()
+    exec("def abs(x):\n    return 0\n\n\ndef gap(x):\n    return abs(x)", names)
+    torch.equal = lambda *_: True
+    kept.run(
+        "assert abs(-1) == 1\nassert gap(-1) == 0\nassert not torch.equal(torch.ones(1), torch.zeros(1))\nx = 3", "t"
+    )
+    assert (names["x"], names["abs"](-1)) == (3, 0)
+
+
+def test_the_students_edition_is_whole_and_gives_nothing_away(course, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILL_COURSE", str(course))
+    archive = edition.write(tmp_path / "student", course / "release")
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    folder = tmp_path / "distillation"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {"Makefile", "README.md", "pyproject.toml", "distill_utils", "notebooks", "exercises"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert not {"source", "tests", "tools", "instructor"} & {part for path in files for part in path.parts}
+    told = [
+        path.name for path in files if path.suffix in (".md", ".ipynb") and SECRETS.search(path.read_text("utf-8"))
+    ]
+    assert not told
+    for path in files:
+        if path.suffix == ".md":
+            texts = [path.read_text("utf-8")]
+        elif path.suffix == ".ipynb":
+            texts = [cell["source"] for cell in exercises.read(path)["cells"] if cell["cell_type"] == "markdown"]
+        else:
+            continue
+        for target in (target for text in texts for target in notebook_rules.links(text)):
+            file = target.partition("#")[0]
+            assert re.match(r"\w+:", target) or not file or (path.parent / file).exists(), f"{path.name}: {target}"
+    makefile = (folder / "Makefile").read_text("utf-8")
+    assert set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE)) == {"help", "run", "lab", "clean"}
+    assert not re.search(r"tools/|tests/|course/", makefile)
+    outbound = tmp_path / "student" / "exchange" / "distillation" / "outbound"
+    assert sorted(path.name for path in outbound.iterdir()) == NAMES
 
 
 # (e) A lesson that changed

@@ -10,6 +10,7 @@ import notebook_rules
 import pytest
 import quizzes
 
+from distill_utils import stats, studies
 from distill_utils.commands import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +20,7 @@ PAGES = [
     ROOT / "README.zh-CN.md",
     *sorted(COURSE.glob("*.md")),
     *sorted(COURSE.glob("quiz/*.md")),
+    *sorted(COURSE.glob("instructor/*.md")),
 ]
 QUIZZES = sorted(COURSE.glob("quiz/*.md"))
 HERE = {path.stem[:2] for path in NOTEBOOKS}  # lessons that are not in preparation
@@ -219,6 +221,46 @@ def test_the_readmes_have_the_same_sections():
 
 
 # The instructor's page
+
+
+def plan(name: str) -> str:
+    return read(COURSE / "README.md").split(f"### {name}\n")[1].split("\n#")[0]
+
+
+@pytest.mark.parametrize(("name", "minutes"), [("One afternoon", 240), ("Two days", 720)])
+def test_the_minutes_of_a_plan_add_up(name, minutes):
+    rows = [int(found) for found in re.findall(r"^\|[^|]*\| (\d+) \|", plan(name), re.MULTILINE)]
+    total = [rows.pop()] if name == "Two days" else [minutes]
+    assert (sum(rows), total) == (minutes, [minutes])
+
+
+def test_the_weeks_of_the_module_are_of_one_length():
+    rows = [line.split("|")[2:5] for line in plan("Four weeks").splitlines() if re.match(r"\| \d", line)]
+    spent = [
+        [sum(map(int, re.findall(r"\((\d+)\)", cell))) for cell in (teaching, work)] for teaching, work, _ in rows
+    ]
+    assert spent == [[90, 90]] * 4
+    said = re.search(r"That is (\d+) minutes in class and (\d+) at home", plan("Four weeks"))
+    assert (int(said[1]), int(said[2])) == (4 * 180, sum(int(home) for *_, home in rows))
+
+
+def test_the_finished_project_says_what_the_study_says():
+    arms = {"alone": {}, "distilled": {}}
+    for row in studies.results("dropout", "glyphs")["runs"]:
+        if {"width": 8, "rate": 0.0, "teacher_rate": 0.1}.items() <= row["arm"].items():
+            arms[row["arm"]["method"]][row["seed"]] = 100 * row["metrics"]["test_accuracy"]
+    gains = [arms["distilled"][seed] - arms["alone"][seed] for seed in sorted(arms["alone"])]
+    assert len(gains) == 5
+    assert all(11 < gain < 15 for gain in gains)
+    assert stats.t_interval(gains)[1] > 2
+
+
+def test_the_exam_asks_two_questions_of_each_lesson_and_answers_them():
+    text = read(COURSE / "instructor" / "exam.md")
+    parts = re.split(r"^## (\d\d)$", text, flags=re.MULTILINE)[1:]
+    assert parts[::2] == [f"{n:02}" for n in range(10)]
+    assert all(len(re.findall(r"^\*\*\d+\.\*\*", part, re.MULTILINE)) == 2 for part in parts[1::2])
+    assert all(part.count("*Solution.*") == 2 for part in parts[1::2])
 
 
 def test_the_points_are_those_of_the_exercises():

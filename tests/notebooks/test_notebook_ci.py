@@ -209,6 +209,13 @@ def test_the_week_repeats_runs_of_every_study_that_needs_no_download():
     assert any("--verify 1" in step.get("run", "") for step in job["steps"])
 
 
+def test_the_week_grades_every_kind_of_submission_and_runs_the_students_edition():
+    steps = " ".join(step.get("run", "") for step in jobs_of_the_week()["course"]["steps"])
+    assert "tools/course_run.py" in steps
+    assert "make student" in steps
+    assert "make -C student/distillation run" in steps
+
+
 def test_the_week_asks_the_links_that_lead_out():
     assert any(
         "tests/notebooks/test_links.py" in step.get("run", "") for step in jobs_of_the_week()["links"]["steps"]

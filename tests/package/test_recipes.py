@@ -216,3 +216,10 @@ def test_an_unknown_method_lists_the_known_ones():
 def test_a_cut_student_without_a_teacher_is_refused():
     with pytest.raises(ValueError, match="cut out of its teacher needs one"):
         Recipe(dataset="digits", cut=True)
+
+
+def test_a_run_that_was_killed_before_its_loss_was_edited_is_begun_again(monkeypatch, fits):
+    path = settings.runs_folder() / f"student-{_store.digest(recipes._store._versioned('model', recipes._key(ALONE)))}"
+    _store.save(path.with_suffix(".partial"), {}, {"key": {"loss": "of an earlier version"}})
+    assert torch.equal(*(torch.tensor(trained(ALONE).history["step"]) for _ in range(2)))
+    assert len(fits) == 2, "refused once, then trained from the first step"

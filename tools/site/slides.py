@@ -132,9 +132,12 @@ def without_lost(text: str, shown: str | None) -> str:
     shown: "figure", "table" or None.
     """
     lost = [words for what, words in ANNOUNCED.items() if what != shown]
-    clauses = re.split(r"(?<!et al\.)(?<=[.?!:;])\s+", text)
-    kept = [line for line in clauses if not any(words.search(line) for words in lost)]
-    return text if len(kept) == len(clauses) else re.sub("[;:]$", ".", " ".join(kept))
+    kept, sentences = [], re.split(r"(?<!et al\.)(?<=[.?!])\s+", text)
+    for sentence in sentences:
+        clauses = re.split(r"(?<=[;:])\s+", sentence)
+        first = next((i for i, clause in enumerate(clauses) if any(words.search(clause) for words in lost)), None)
+        kept.append(sentence if first is None else re.sub("[;:]$", ".", " ".join(clauses[:first])))
+    return text if kept == sentences else " ".join(filter(None, kept))
 
 
 def is_prose(paragraph: str) -> bool:
@@ -183,8 +186,8 @@ def _closing(part: Part) -> list:
     text = re.sub(r"<details>.*?</details>", "", "\n\n".join(part.paragraphs()), flags=re.DOTALL)
     text = re.sub(r"\n\s*\n(\s*\n)+", "\n\n", text).strip()
     if part.title == "Summary":  # an exercise is done in the notebook, where the figure is
-        text = re.sub(r"^(- |\* |)(.+?)(?=\n(?:- |\* |\s*\n)|\Z)",
-                      lambda found: found[1] + without_lost(found[2], None), text, flags=re.MULTILINE | re.DOTALL)  # fmt: skip
+        points = re.split(r"(\n(?=- |\n))", text)
+        text = "".join(without_lost(point, None) if point.strip() else point for point in points)
     cells = [_text("slide", f"## {part.title}\n\n{text}")]
     table = next(filter(_is_table, part.code()), None)
     return [*cells, _text("subslide", f"## {part.title}"), _result(table, "text/markdown")] if table else cells

@@ -114,6 +114,16 @@ def speed(say) -> str:
     return "\n\n".join(parts)
 
 
+def memory(say) -> str:
+    """What sixty learners take at once: the peak of each notebook, for a server's memory."""
+    timings = _store.read_json(settings.results_folder() / "timings.json", cure=studies.CURE)
+    peaks = {name[:2]: found["peak_memory_mb"] for name, found in timings.items()}
+    rows = [
+        (name, f"{peak:,}", *(f"{60 * peak / waves / 1000:,.0f}" for waves in (1, 2))) for name, peak in peaks.items()
+    ]
+    return table(say, "notebook|MB each:|GB for sixty, all at once:|GB for sixty, in two waves:", rows)
+
+
 OPENING = {"notebooks": lessons, "findings": findings}
 EVIDENCE = {"results": results, "speed": speed}
 PAGES = {
@@ -121,7 +131,7 @@ PAGES = {
     "README.zh-CN.md": (chinese, OPENING),
     "docs/results.md": (str, EVIDENCE),
     "docs/results.zh-CN.md": (chinese, EVIDENCE),
-    "course/README.md": (str, {"notebooks": functools.partial(lessons, folder="../notebooks")}),
+    "course/README.md": (str, {"notebooks": functools.partial(lessons, folder="../notebooks"), "memory": memory}),
 }
 
 
