@@ -219,7 +219,7 @@ def test_a_cut_student_without_a_teacher_is_refused():
 
 
 def test_a_run_that_was_killed_before_its_loss_was_edited_is_begun_again(monkeypatch, fits):
-    path = settings.runs_folder() / f"student-{_store.digest(recipes._store._versioned('model', recipes._key(ALONE)))}"
-    _store.save(path.with_suffix(".partial"), {}, {"key": {"loss": "of an earlier version"}})
+    name = _store.digest(_store._versioned("model", recipes._key(ALONE)))
+    _store.save(settings.runs_folder() / f"student-{name}.partial", {}, {"key": {"loss": "of an earlier version"}})
     assert torch.equal(*(torch.tensor(trained(ALONE).history["step"]) for _ in range(2)))
     assert len(fits) == 2, "refused once, then trained from the first step"
