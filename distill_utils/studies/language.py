@@ -64,7 +64,8 @@ def trained(arm: dict, seed: int = 0, *, quiet: bool = False) -> Trained:
             curve["attractor_error"].append(attractor_error(model))
 
         words = _train(model, arm, seed, note, quiet)
-        return min(zip(curve["excess_bits"], states, strict=True))[1], {"curve": curve, "teacher_words": words}
+        best = curve["excess_bits"].index(min(curve["excess_bits"]))
+        return states[best], {"curve": curve, "teacher_words": words}
 
     key = {"arm": arm, "seed": seed, "sentences": [OWN, WRITTEN, SIZES], "units": UNITS, "schedules": repr(SCHEDULES)}
     state, record = _store.load_or_make("language", key, make)

@@ -5,6 +5,7 @@ import torch
 
 from distill_utils import language
 from distill_utils.studies import language as study
+from distill_utils.training import Schedule
 
 
 def truth(tokens):
@@ -53,6 +54,17 @@ def test_speculative_decoding_accepts_as_often_as_both_distributions_overlap():
         return lambda tokens: logits.expand(*tokens.shape, 3)
 
     assert study.acceptance(constant(student), constant(teacher), tokens) == pytest.approx(0.6)
+
+
+def test_of_two_points_of_training_that_are_equally_good_the_first_is_taken(monkeypatch):
+    monkeypatch.setattr(study, "SIZES", {"train": 20, "validation": 20, "test": 20})
+    monkeypatch.setattr(study, "SCHEDULES", dict.fromkeys(study.SCHEDULES, Schedule(2, 10)))
+    first = study.trained(study.ALONE, quiet=True).model.state_dict()
+    monkeypatch.setattr(study, "excess_bits", lambda model, tokens: 1.0)
+    monkeypatch.setattr(study, "UNITS", study.UNITS | {"teacher": 2})  # another key
+    again = study.trained(study.ALONE, quiet=True)
+    assert again.curve["excess_bits"] == [1.0, 1.0]
+    assert not all(torch.equal(first[name], x) for name, x in again.model.state_dict().items())
 
 
 def test_an_error_is_read_where_the_excess_bits_first_fell_to_a_level():
