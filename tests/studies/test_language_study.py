@@ -43,6 +43,8 @@ def test_a_model_that_agrees_with_the_nearest_noun_is_always_wrong_across_an_att
     tokens = study.beginnings()
     assert len(tokens) == len(study.beginnings(attractor=False)) == 1200
     assert len(set(language.decode(tokens))) == 1200
+    assert language.decode(tokens[:1]) == ["the cat that the cats see"]
+    assert language.decode(study.beginnings(attractor=False)[:1]) == ["the cat that the cat sees"]
     assert bool((language.next_word(tokens)[:, -1].sum(1) > 0.99).all()), "all are grammatical"
 
 
