@@ -56,11 +56,11 @@ def _continuations(state: tuple) -> Iterator[tuple[str, float, tuple]]:
             yield from ((noun.split()[i], p / 2, ("clause verb", *known, noun, i)) for i in (0, 1))
     elif place == "clause verb":
         *subject, noun, number = known
-        for verb, p in _preferred(_TRANSITIVE, noun):
-            yield verb.split()[number], p, ("main verb", *subject)
+        for word, p in _preferred(_TRANSITIVE, noun):
+            yield word.split()[number], p, ("main verb", *subject)
     elif place == "main verb":
-        for verb, p in _preferred(_TRANSITIVE + _INTRANSITIVE, known[0]):
-            yield verb.split()[known[1]], p, ("object" if verb in _TRANSITIVE else "adverb", verb)
+        for word, p in _preferred(_TRANSITIVE + _INTRANSITIVE, known[0]):
+            yield word.split()[known[1]], p, ("object" if word in _TRANSITIVE else "adverb", word)
     elif place == "adverb":  # of a verb; of none after an adverb
         yield ".", 0.5 if known else 1.0, ("end",)
         yield from ((word, 0.5 * p, ("adverb",)) for word, p in _preferred(_ADVERBS, *known) if known)
@@ -90,8 +90,8 @@ def _table() -> tuple[Tensor, Tensor, int]:
     probability = torch.zeros(wrong + 1, len(WORDS), dtype=torch.float64)
     following = torch.full((wrong + 1, len(WORDS) + 1), wrong)
     following[0, START], following[end, START] = 0, end
-    for before, word, p, after in arcs:
-        probability[before, word], following[before, word] = p, after
+    for before, token, p, then in arcs:
+        probability[before, token], following[before, token] = p, then
     return probability, following, end
 
 

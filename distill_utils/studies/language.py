@@ -26,8 +26,9 @@ SIZES = {"train": MANY, "validation": 1000, "test": 3000}
 UNITS = {"teacher": 128, "student": 20}
 SCHEDULES = {"teacher": Schedule(1500, lr=4e-3), "student": Schedule(1200, lr=1e-2),
              "warm up": Schedule(200, lr=1e-2), "on_policy": Schedule(1000, lr=1e-2)}
-TEACHER = {"model": "teacher"}
-ALONE, ALONE_MANY, SOFT = {"method": "alone"}, {"method": "alone", "sentences": MANY}, {"method": "soft"}
+TEACHER: dict = {"model": "teacher"}
+ALONE: dict = {"method": "alone"}
+ALONE_MANY, SOFT = ALONE | {"sentences": MANY}, {"method": "soft"}
 SEQUENCE, SAMPLES = {"method": "sequence"}, {"method": "samples"}
 FORWARD, REVERSE = {"method": "on_policy"}, {"method": "on_policy", "reverse": True}
 _KEYS = ("model", "method", "sentences", "reverse", "temperature", "units", "matched")
