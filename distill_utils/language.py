@@ -2,11 +2,9 @@
 
     the red cat that the foxes follow likes some kings slowly .
 
-"a" asks for a singular noun, "some" for a plural; the main verb agrees with the first noun; nouns, verbs and adverbs
-prefer certain others. Every word leads from a state to one next state, which gives the probability of the next word.
-
-Sentences are LongTensors N×L of word numbers: START, the words, the full stop, then PADDING. As in any causal model,
-position t predicts the token at t + 1. V = len(WORDS).
+The main verb agrees with the first noun; nouns, verbs and adverbs prefer certain others. Every word leads from a
+state to one next state, which gives the probability of the next word. Sentences are LongTensors N×L of word numbers:
+START, words, full stop, PADDING. As in any causal model, position t predicts the token at t + 1. V = len(WORDS).
 """
 
 import functools
@@ -20,14 +18,12 @@ from torch import Tensor, nn
 from distill_utils import _validate, stateless_random
 from distill_utils.losses import as_float32
 
-# Each word in the singular and in the plural.
 _NOUNS = ("cat cats", "dog dogs", "fox foxes", "king kings", "queen queens", "bird birds", "bear bears",
-          "wolf wolves", "child children", "farmer farmers")
+          "wolf wolves", "child children", "farmer farmers")  # singular, plural
 _TRANSITIVE = ("sees see", "likes like", "follows follow", "fears fear", "helps help", "finds find")
 _INTRANSITIVE = ("runs run", "sleeps sleep", "sings sing", "waits wait", "falls fall", "laughs laugh")
 _ADJECTIVES, _ADVERBS = ("red", "old", "young", "small", "brave", "lazy"), ("slowly", "often", "here", "alone")
 _DETERMINERS = {"the": (0, 1), "a": (0,), "some": (1,)}  # and the numbers that each allows
-
 NOUNS, TRANSITIVE, INTRANSITIVE = (" ".join(words).split() for words in (_NOUNS, _TRANSITIVE, _INTRANSITIVE))
 WORDS = (".", *_DETERMINERS, "that", *_ADJECTIVES, *_ADVERBS, *NOUNS, *TRANSITIVE, *INTRANSITIVE)
 START, PADDING = len(WORDS), -100  # PADDING is what torch's cross-entropy and Hugging Face's labels ignore
@@ -46,9 +42,8 @@ def _continuations(state: tuple) -> Iterator[tuple[str, float, tuple]]:
         if not adjective:
             for word, p in _preferred(_ADJECTIVES, *verb):
                 yield word, 0.4 * p, (place, *verb, determiner, word)
-        numbers = _DETERMINERS[determiner]
         for noun, p in _preferred(_NOUNS, *verb, adjective):
-            for number in numbers:
+            for number in (numbers := _DETERMINERS[determiner]):
                 after = ("adverb", *verb) if verb else ("after subject", noun, number)
                 yield noun.split()[number], p * (1.0 if adjective else 0.6) / len(numbers), after
     elif place == "after subject":
@@ -61,12 +56,11 @@ def _continuations(state: tuple) -> Iterator[tuple[str, float, tuple]]:
             yield from ((noun.split()[i], p / 2, ("clause verb", *known, noun, i)) for i in (0, 1))
     elif place == "clause verb":
         *subject, noun, number = known
-        for verb, p in _preferred(_TRANSITIVE, noun):
-            yield verb.split()[number], p, ("main verb", *subject)
+        for word, p in _preferred(_TRANSITIVE, noun):
+            yield word.split()[number], p, ("main verb", *subject)
     elif place == "main verb":
-        noun, number = known
-        for verb, p in _preferred(_TRANSITIVE + _INTRANSITIVE, noun):
-            yield verb.split()[number], p, ("object" if verb in _TRANSITIVE else "adverb", verb)
+        for word, p in _preferred(_TRANSITIVE + _INTRANSITIVE, known[0]):
+            yield word.split()[known[1]], p, ("object" if word in _TRANSITIVE else "adverb", word)
     elif place == "adverb":  # of a verb; of none after an adverb
         yield ".", 0.5 if known else 1.0, ("end",)
         yield from ((word, 0.5 * p, ("adverb",)) for word, p in _preferred(_ADVERBS, *known) if known)
@@ -76,8 +70,8 @@ def _continuations(state: tuple) -> Iterator[tuple[str, float, tuple]]:
 def _preferred(words: Sequence[str], *context: str) -> list[tuple[str, float]]:
     """Words with their probabilities in a context, drawn once and for all."""
     stream, index = f"{' '.join(words)} after {' '.join(context)}", torch.zeros(1, dtype=torch.long)
-    scores = stateless_random.normal(0, stream, index, len(words))[0].double()
-    return list(zip(words, (1.3 * scores).softmax(0).tolist(), strict=True))
+    probabilities = (1.3 * stateless_random.normal(0, stream, index, len(words))[0].double()).softmax(0)
+    return list(zip(words, probabilities.tolist(), strict=True))
 
 
 @functools.cache
@@ -96,8 +90,8 @@ def _table() -> tuple[Tensor, Tensor, int]:
     probability = torch.zeros(wrong + 1, len(WORDS), dtype=torch.float64)
     following = torch.full((wrong + 1, len(WORDS) + 1), wrong)
     following[0, START], following[end, START] = 0, end
-    for before, word, p, after in arcs:
-        probability[before, word], following[before, word] = p, after
+    for before, token, p, then in arcs:
+        probability[before, token], following[before, token] = p, then
     return probability, following, end
 
 
@@ -123,10 +117,8 @@ def log_probability(tokens: Tensor) -> Tensor:
 
 
 def encode(sentences: str | Sequence[str]) -> Tensor:
-    """Sentences, or beginnings of them, as tokens N×L. Spaces separate the words and the full stop.
-
-    Raises ValueError for no sentence, a word outside the vocabulary, or more than LONGEST words.
-    """
+    """Sentences, or beginnings of them, as tokens N×L. Spaces separate the words and the full stop. Raises ValueError
+    for no sentence, a word outside the vocabulary, or more than LONGEST words."""
     rows = [sentence.split() for sentence in ([sentences] if isinstance(sentences, str) else sentences)]
     if not rows:
         raise ValueError("sentences must contain at least one sentence, got none")
@@ -149,13 +141,11 @@ def sample(count: int, seed: int = 0) -> Tensor:
     def step(token, state):
         state = _states(token[:, None], state)[:, 0]
         return _table()[0][state], state
-
     return _draw(step, count, seed, "sentences")
 
 
 class LanguageModel(nn.Module):
     """A recurrent network: embedding, one GRU, and the logits of the next word; N×L tokens -> N×L×V (lesson 11)."""
-
     def __init__(self, units: int):
         super().__init__()
         self.embedding = nn.Embedding(START + 1, units // 2)
@@ -172,7 +162,6 @@ def generate(model: LanguageModel, count: int, seed: int) -> Tensor:
     def step(token, hidden):
         output, hidden = model.gru(model.embedding(token.clamp(min=0))[:, None], hidden)
         return model.head(output[:, 0]).softmax(1), hidden
-
     return _draw(step, count, seed, "generated")  # not the draws that made the training sentences
 
 
@@ -186,8 +175,7 @@ def _draw(step: Callable, count: int, seed: int, stream: str) -> Tensor:
         probability, memory = step(tokens[:, t], memory)
         total = probability.double().cumsum(1)
         word = torch.searchsorted(total, uniform[:, t, None] * total[:, -1:], right=True)[:, 0].clamp(max=START - 1)
-        running = (tokens[:, t] != PADDING) & (tokens[:, t] != _ID["."])
-        tokens[:, t + 1] = word.where(running, PADDING)
+        tokens[:, t + 1] = word.where((tokens[:, t] != PADDING) & (tokens[:, t] != _ID["."]), PADDING)
     return tokens
 
 
@@ -195,10 +183,9 @@ def word_loss(student_logits: Tensor, teacher_logits: Tensor, tokens: Tensor, te
               reverse: bool = False) -> Tensor:
     """T²·KL(teacher ‖ student) of the next word at temperature T, the mean over all words of the batch (lesson 11).
 
-    logits: float N×L×V of any two causal models with one vocabulary; tokens: N×L, PADDING where there is no word;
-    reverse: KL(student ‖ teacher), as Gu et al. (2024) use it. The teacher gets no gradient. Raises ValueError for
-    other shapes, for different vocabularies, and for a batch without a word to predict.
-    """
+    logits: float N×L×V of two causal models, the teacher's without gradient; tokens: N×L, PADDING where there is no
+    word; reverse: KL(student ‖ teacher), as Gu et al. (2024) use it. Raises ValueError for other shapes, different
+    vocabularies, or no word to predict."""
     words = [logits.shape[-1] for logits in (student_logits, teacher_logits)]
     if words[0] != words[1]:
         raise ValueError(f"student and teacher must have the same vocabulary, got {words[0]} and {words[1]} words")

@@ -26,8 +26,9 @@ SIZES = {"train": MANY, "validation": 1000, "test": 3000}
 UNITS = {"teacher": 128, "student": 20}
 SCHEDULES = {"teacher": Schedule(1500, lr=4e-3), "student": Schedule(1200, lr=1e-2),
              "warm up": Schedule(200, lr=1e-2), "on_policy": Schedule(1000, lr=1e-2)}
-TEACHER = {"model": "teacher"}
-ALONE, ALONE_MANY, SOFT = {"method": "alone"}, {"method": "alone", "sentences": MANY}, {"method": "soft"}
+TEACHER: dict = {"model": "teacher"}
+ALONE: dict = {"method": "alone"}
+ALONE_MANY, SOFT = ALONE | {"sentences": MANY}, {"method": "soft"}
 SEQUENCE, SAMPLES = {"method": "sequence"}, {"method": "samples"}
 FORWARD, REVERSE = {"method": "on_policy"}, {"method": "on_policy", "reverse": True}
 _KEYS = ("model", "method", "sentences", "reverse", "temperature", "units", "matched")
@@ -64,7 +65,8 @@ def trained(arm: dict, seed: int = 0, *, quiet: bool = False) -> Trained:
             curve["attractor_error"].append(attractor_error(model))
 
         words = _train(model, arm, seed, note, quiet)
-        return min(zip(curve["excess_bits"], states, strict=True))[1], {"curve": curve, "teacher_words": words}
+        best = curve["excess_bits"].index(min(curve["excess_bits"]))
+        return states[best], {"curve": curve, "teacher_words": words}
 
     key = {"arm": arm, "seed": seed, "sentences": [OWN, WRITTEN, SIZES], "units": UNITS, "schedules": repr(SCHEDULES)}
     state, record = _store.load_or_make("language", key, make)

@@ -143,3 +143,22 @@ def test_other_vocabularies_shapes_and_a_batch_of_padding_are_refused():
 def test_the_language_itself_does_not_change():
     assert _store.checksum({"sentences": sample(200, 0)})[:16] == "6df52a6c325a9986"
     assert float(log_probability(encode(SENTENCE))[0]) == pytest.approx(-17.855791720264506)
+
+
+def test_a_transformer_with_padding_learns_from_the_words_alone():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=language.START + 1, n_positions=32, n_embd=8, n_layer=1, n_head=2)
+    gpt = transformers.GPT2LMHeadModel(config).eval()
+    teacher = LanguageModel(4)
+
+    def loss(tokens):
+        logits = gpt(input_ids=tokens.clamp(min=0), attention_mask=(tokens >= 0).long()).logits
+        return word_loss(logits[..., : language.START], teacher(tokens), tokens)
+
+    tokens = encode([SENTENCE, "a king falls ."])
+    wider = torch.nn.functional.pad(tokens, (0, 4), value=language.PADDING)
+    assert_close(loss(wider), loss(tokens))
+    each = [loss(encode(sentence)) for sentence in (SENTENCE, "a king falls .")]
+    assert_close(loss(tokens), (8 * each[0] + 4 * each[1]) / 12)
+    with pytest.raises(ValueError, match="must have the same vocabulary, got 60 and 59 words"):
+        word_loss(gpt(input_ids=tokens.clamp(min=0)).logits, teacher(tokens), tokens)
