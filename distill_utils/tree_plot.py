@@ -11,13 +11,16 @@ def draw_tree(tree, classes, shape: tuple[int, int], *, images=None, image=None,
 
     shape: H×W of an image with one channel. Below a leaf are its distribution over classes and, with images N×1×H×W,
     the share of them that ends there, which is also the width of the lines. image: one of 1×H×W whose path is marked;
-    overlay: draw each filter over the mean of the images that reach its gate, for filters of few pixels.
+    overlay: draw each filter over the mean of the images that reach its gate, for filters of few pixels. Raises
+    ValueError for overlay without images.
     """
     paths = tree.paths()
-    share, reached = np.ones(len(paths)) / len(paths), None
+    if overlay and images is None:
+        raise ValueError("overlay needs the images whose means are drawn: give images")
+    share, reached = np.ones(len(paths)) / len(paths), np.empty(0)
     if images is not None:
-        reached = tree.leaf(images)
-        share = np.bincount(reached.numpy(), minlength=len(paths)) / len(images)
+        reached = tree.leaf(images).numpy()
+        share = np.bincount(reached, minlength=len(paths)) / len(images)
     marked = set() if image is None else set(paths[int(tree.leaf(image[None])[0])])
     depth = max(map(len, paths))
     fig, axis = figure(width=max(6.0, 0.95 * len(paths)), height=1.45 * (depth + 1.2))

@@ -147,6 +147,8 @@ def test_filters_can_be_drawn_over_the_mean_of_the_images_that_reach_their_gate(
     assert means == pytest.approx([1 - 1.7 / 3, 1 - 0.8])
     assert [int(np.ma.count(gate.images[1].get_array())) for gate in gates] == [1, 2]  # zero weights hide nothing
     plt.close(fig)
+    with pytest.raises(ValueError, match="overlay needs the images whose means are drawn"):
+        tree_plot.draw_tree(tree, ["a", "b", "c"], (2, 2), overlay=True)
 
 
 def test_an_explorer_falls_back_to_its_line_without_a_live_kernel(displayed):
