@@ -151,14 +151,20 @@ def on_soft_targets(tree: SoftDecisionTree, batch, *, temperature: float = 1.0, 
 
 def tree_loss(tree: SoftDecisionTree, batch, targets: Tensor, *, loss=expected_leaf_cross_entropy,
               balance: float = 0.03, final_inverse_temperature: float = 1.0, sparsity: float = 0.0,
-              smoothness: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+              smoothness: float = 0.0, pixels: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a tree on a batch with targets N×C, and its parts (lesson 09).
 
     loss: expected_leaf_cross_entropy or mixture_loss; balance: weight of balance_penalty (Frosst and Hinton use 0.1;
     it is smaller here because few sets of classes are exactly half of the images); final_inverse_temperature: the
     value to which β rises linearly from 1 in the second half of training; sparsity, smoothness: weights of Σ|w| and
-    of the total variation of the filters, both divided by 2^level of the gate.
+    of the total variation of the filters, both divided by 2^level of the gate; pixels: how many weights a gate keeps
+    from the middle of training on (iterative hard thresholding, Blumensath and Davies 2009), those with the largest
+    |weight| · standard deviation of their pixel; 0: all.
     """
+    if pixels and batch.progress >= 0.5:
+        with torch.no_grad():
+            effect = tree.gates.weight.abs() * batch.images.flatten(1).std(0)
+            tree.gates.weight.mul_(effect >= effect.topk(pixels, dim=1).values[:, -1:])
     tree.inverse_temperature.fill_(1 + (final_inverse_temperature - 1) * max(0.0, 2 * batch.progress - 1))
     log_paths = tree.log_paths(batch.images)
     filters = tree.gates.weight.view(-1, *batch.images.shape[1:])  # G×channels×H×W

@@ -6,16 +6,21 @@ from matplotlib.figure import Figure
 from distill_utils.plots import BLUE, ORANGE, figure
 
 
-def draw_tree(tree, classes, shape: tuple[int, int], *, images=None, image=None) -> Figure:
+def draw_tree(tree, classes, shape: tuple[int, int], *, images=None, image=None, overlay=False) -> Figure:
     """A hard_tree.HardTree from its root down: the filter of each gate and the prediction of each leaf.
 
     shape: H×W of an image with one channel. Below a leaf are its distribution over classes and, with images N×1×H×W,
-    the share of them that ends there, which is also the width of the lines. image: one of 1×H×W whose path is marked.
+    the share of them that ends there, which is also the width of the lines. image: one of 1×H×W whose path is marked;
+    overlay: draw each filter over the mean of the images that reach its gate, for filters of few pixels. Raises
+    ValueError for overlay without images.
     """
     paths = tree.paths()
-    share = np.ones(len(paths)) / len(paths)
+    if overlay and images is None:
+        raise ValueError("overlay needs the images whose means are drawn: give images")
+    share, reached = np.ones(len(paths)) / len(paths), np.empty(0)
     if images is not None:
-        share = np.bincount(tree.leaf(images).numpy(), minlength=len(paths)) / len(images)
+        reached = tree.leaf(images).numpy()
+        share = np.bincount(reached, minlength=len(paths)) / len(images)
     marked = set() if image is None else set(paths[int(tree.leaf(image[None])[0])])
     depth = max(map(len, paths))
     fig, axis = figure(width=max(6.0, 0.95 * len(paths)), height=1.45 * (depth + 1.2))
@@ -39,14 +44,24 @@ def draw_tree(tree, classes, shape: tuple[int, int], *, images=None, image=None)
         axis.text(x + 0.6, y + 0.08, "yes", ha="left", va="bottom")
     for gate, (x, y) in place.items():
         inset = axis.inset_axes([x - 0.42, y - 0.36, 0.84, 0.72], transform=axis.transData, zorder=5)
-        draw_filter(inset, tree.weights[gate], shape)
+        under = None
+        if overlay:
+            leaves = [i for i, path in enumerate(paths) if gate in dict(path)]
+            under = images[np.isin(reached, leaves)].mean(0)
+        draw_filter(inset, tree.weights[gate], shape, under=under)
     return fig
 
 
-def draw_filter(axis, weights, shape: tuple[int, int]) -> None:
-    """One filter of H·W weights, blue above 0 (for yes) and red below (for no), on a symmetric scale of its own."""
+def draw_filter(axis, weights, shape: tuple[int, int], *, under=None) -> None:
+    """One filter of H·W weights, blue above 0 (for yes) and red below (for no), on a symmetric scale of its own.
+
+    under: an image of H·W pixels in [0, 1], drawn in grey where the filter is zero.
+    """
     weights = np.asarray(weights).reshape(shape)
     largest = np.abs(weights).max() or 1.0
+    if under is not None:
+        axis.imshow(1 - np.asarray(under).reshape(shape), cmap="gray", vmin=0, vmax=1.2)
+        weights = np.ma.masked_equal(weights, 0)
     axis.imshow(weights, cmap="RdBu", vmin=-largest, vmax=largest)
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
@@ -61,5 +76,8 @@ def _draw_leaf(axis, x: float, y: float, logits, classes, share: float | None) -
     inset = axis.inset_axes([x - 0.38, y - 0.75, 0.76, 0.36], transform=axis.transData, zorder=5)
     inset.bar(range(len(probability)), probability, color=BLUE)
     inset.set(ylim=(0, 1), xticks=[], yticks=[])
+    if len(classes) <= 10 and all(len(str(name)) == 1 for name in classes):  # there is room for their names
+        inset.set_xticks(range(len(classes)), list(classes), fontsize=7, parse_math=False)
+        inset.tick_params(length=0, pad=1)
     if share is not None:
-        axis.text(x, y - 0.78, f"{share:.0%}", ha="center", va="top", fontsize=12)
+        axis.text(x, y - 0.86, f"{share:.0%}", ha="center", va="top", fontsize=12)

@@ -181,6 +181,22 @@ def test_a_drawn_tree_shows_its_gates_its_leaves_and_the_path_of_an_image():
     plt.close(fig)
 
 
+def test_filters_can_be_drawn_over_the_mean_of_the_images_that_reach_their_gate():
+    tree = HardTree(
+        torch.tensor([[1.0, 0, 0, 0], [0, 1, 2, 0]]), torch.tensor([-0.5, -1.0]),
+        torch.tensor([[-1, 1], [-2, -3]]), 4 * torch.eye(3), torch.arange(2),
+    )  # fmt: skip
+    images = torch.tensor([0.9, 0.7, 0.1])[:, None, None, None].expand(3, 1, 2, 2)  # two of them reach gate 1
+    fig = tree_plot.draw_tree(tree, ["a", "b", "c"], (2, 2), images=images, overlay=True)
+    gates = [inset for inset in fig.axes[0].child_axes if inset.images]
+    means = [float(np.asarray(gate.images[0].get_array()).mean()) for gate in gates]
+    assert means == pytest.approx([1 - 1.7 / 3, 1 - 0.8])
+    assert [int(np.ma.count(gate.images[1].get_array())) for gate in gates] == [1, 2]  # zero weights hide nothing
+    plt.close(fig)
+    with pytest.raises(ValueError, match="overlay needs the images whose means are drawn"):
+        tree_plot.draw_tree(tree, ["a", "b", "c"], (2, 2), overlay=True)
+
+
 def test_an_explorer_falls_back_to_its_line_without_a_live_kernel(displayed):
     drawn = []
 

@@ -167,6 +167,20 @@ def test_the_parts_of_the_loss_have_their_closed_forms():
     assert_close(total, sum(parts.values()))
 
 
+def test_a_gate_keeps_the_weights_that_move_its_score_most_from_the_middle_of_training_on():
+    tree, labels, images = SoftDecisionTree(20, 2, 2), torch.tensor([0, 1, 0]), torch.rand(3, 1, 5, 4)
+    images[:, :, 0] = 0.0  # pixels that never change
+    before = tree.gates.weight.detach().clone()
+    soft_tree.on_labels(tree, Batch(images, labels, None, None, 0.4), pixels=3)
+    assert torch.equal(tree.gates.weight, before)
+    soft_tree.on_labels(tree, Batch(images, labels, None, None, 0.6), pixels=3)
+    kept, effect = tree.gates.weight != 0, before.abs() * images.flatten(1).std(0)
+    assert kept.sum(1).tolist() == [3] * len(before)
+    assert torch.equal(tree.gates.weight[kept], before[kept])
+    assert not kept[:, :4].any()
+    assert all(row[~mask].max() < row[mask].min() for row, mask in zip(effect, kept, strict=True))
+
+
 def test_an_image_without_a_label_is_refused(tree, images):
     with pytest.raises(ValueError, match="needs a label for every image: use on_soft_targets"):
         soft_tree.on_labels(tree, Batch(images, torch.tensor([0, 1, -1, 0, 0, 0, 0]), None, None, 0.0))
