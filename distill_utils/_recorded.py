@@ -53,8 +53,8 @@ def _check_origin(teacher: Recorded, images: Tensor, views: int, augmentation: A
         raise ValueError(f"the teacher was recorded on {len(teacher[0])} images, but there are {len(images)} to "
                          "train on: record it on them")
     if teacher.images != fingerprint(images):
-        raise ValueError("the teacher was recorded on other images, or in another order: record it on the training "
-                         "images as they are given to fit")
+        raise ValueError("the teacher was recorded on other images, or in another order: record it on the images "
+                         "that fit is given")
     if bool(views) != bool(teacher.views):
         kinds = ("unaugmented images", "augmented views")
         raise ValueError(f"the teacher was recorded on {kinds[bool(teacher.views)]}, but the schedule trains on "

@@ -148,7 +148,7 @@ def load(path: Path) -> nn.Module:
 
     Its attributes say what it is: classes (a tuple of names, one per column of the logits), side (of its images, in
     pixels), channels, and record (all that the file holds besides the weights). Its images are float in [0, 1].
-    Raises ValueError where there is no file, DamagedFile for a file of another kind or one that is not whole.
+    Raises ValueError for a path without a file, DamagedFile for a file of another kind or one that is not whole.
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no model at {path}")

@@ -52,12 +52,12 @@ def test_nothing_is_forgotten_for_a_lesson(path):
 
 
 def test_everything_that_a_new_lesson_needs_is_named(tmp_path):
-    path = tmp_path / "10_more.ipynb"
+    path = tmp_path / "90_more.ipynb"
     cell = {"cell_type": "markdown", "metadata": {}, "source": "# A new lesson\n\nWhat is asked?"}
     path.write_text(json.dumps({"cells": [cell]}), encoding="utf-8")
     named = "\n".join(forgotten(path))
     for what in ("A new lesson", "What is asked", "README.md has", "README.zh-CN.md has", "timings", "glossary",
-                 "learner can do", "course/quiz/10.md", "course/source/10_more"):  # fmt: skip
+                 "learner can do", "course/quiz/90.md", "course/source/90_more"):  # fmt: skip
         assert what in named
     assert not re.search(r"\n\n", named)
     assert len(forgotten(path)) == 10
