@@ -11,6 +11,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import psutil
+from nbclient.output_widget import OutputWidget
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
@@ -57,6 +58,7 @@ def _execute(path: Path):
     client = nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3",
                                      extra_arguments=["--log-level=ERROR"],  # no warning inside the progress bar
                                      resources={"metadata": {"path": str(path.parent)}})
+    client.widget_registry = {"@jupyter-widgets/output": {"OutputModel": _UnansweredOutput}}
     start, failure = time.perf_counter(), ""
     with training.progress_bar(cells, path.stem, unit="cell") as bar, _PeakMemory() as memory:
         client.on_cell_executed = lambda **_: bar.update()
@@ -74,6 +76,14 @@ def _execute(path: Path):
         kept = settings.build_folder() / "html" / f"{path.stem}.html"
         raise NotebookFailed(f"{path.name} failed: {failure} (the cell is at the end of {kept})")
     return notebook, timing
+
+
+class _UnansweredOutput(OutputWidget):
+    """nbclient's stand-in for an explorer's output, which does not write its state back to the kernel. On a busy
+    machine that message now and then made the client miss the reply to the cell, and wait for it without end."""
+
+    def send(self, *_, **__) -> None:
+        pass
 
 
 def tidy(notebook) -> None:
