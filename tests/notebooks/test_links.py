@@ -23,8 +23,7 @@ PAGES = sorted(
     for kind in ("*.md", "*.ipynb")
     for path in ROOT.rglob(kind)
     # The students' edition has another layout; tests/notebooks/test_course.py looks at its links where they lie.
-    if not KEPT & set(path.relative_to(ROOT).parts)
-    and not {".ipynb_checkpoints", "student"} & set(path.parts)
+    if not KEPT & set(path.relative_to(ROOT).parts) and not {".ipynb_checkpoints", "student"} & set(path.parts)
 )
 
 
