@@ -40,9 +40,11 @@ def check(teacher: list[Tensor] | Tensor, images: Tensor, labels: Tensor, views:
         raise ValueError(f"the teacher was recorded on {len(teacher)} views, but the schedule has {max(views, 1)}: "
                          "record as many")
     for view in teacher:
-        if not isinstance(view, Tensor) or view.ndim != 2 or len(view) != len(images):
+        if not isinstance(view, Tensor) or view.ndim < 2 or len(view) != len(images):
             got = tuple(view.shape) if isinstance(view, Tensor) else type(view).__name__
             raise ValueError(f"recorded logits must be one tensor N×C per view, N = {len(images)}, got {got}")
+    if teacher[0].ndim > 2:  # one row of logits per word of a sentence: it has no classes of images
+        return
     if len(labels) and int(labels.max()) >= teacher[0].shape[1]:
         raise ValueError(f"the teacher has {teacher[0].shape[1]} classes, but there is a label {int(labels.max())}")
     check_order(teacher[0], labels.to(teacher[0].device), getattr(teacher, "classes", None))

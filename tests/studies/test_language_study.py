@@ -75,3 +75,16 @@ def test_an_error_is_read_where_the_excess_bits_first_fell_to_a_level():
     assert study.error_at(curve, 3.0) == pytest.approx(0.3)
     assert study.error_at(curve, 9.0) == 0.5
     assert study.error_at(curve, 1.0) == pytest.approx(0.1)
+
+
+def test_recorded_logits_of_words_are_looked_up_by_sentence():
+    tokens = language.sample(40, 0)
+    recorded = torch.randn(*tokens.shape, len(language.WORDS))
+
+    def loss(model, words, answers):
+        assert answers.shape[1:] == recorded.shape[1:]
+        return language.word_loss(model(words), answers, words)
+
+    schedule = Schedule(steps=2, batch_size=8)
+    history = study.fit(language.LanguageModel(4), tokens, loss, schedule, teacher=[recorded], quiet=True)
+    assert len(history["loss"]) == 2
