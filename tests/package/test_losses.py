@@ -145,7 +145,7 @@ def test_autocast_changes_no_loss():
         (lambda: soft_target_loss(Z_S, Z_T, 0), r"temperature must be a finite number in \[0.001, .*, got 0"),
         (lambda: soft_target_loss(Z_S, Z_T, math.nan), "got nan"),
         (lambda: soft_target_loss(Z_S, Z_T[:1], 4), r"must have the same shape N×C, got \(3, 4\) and \(1, 4\)"),
-        (lambda: distillation_loss(Z_S, Z_T, Y, 4, 1.5), r"alpha, .*, must be in \[0, 1\], got 1.5"),
+        (lambda: distillation_loss(Z_S, Z_T, Y, 4, 1.5), r"alpha, .*, must be a finite number in \[0, 1\], got 1.5"),
         (lambda: hard_label_loss(Z_S, Y + 2), "label 4 is out of range for 4 classes$"),
         (lambda: distillation_loss(Z_S, Z_T, Y - 1, 4, 0.9), "label -1 is out of range .* use soft targets alone"),
     ],
