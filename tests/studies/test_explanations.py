@@ -20,9 +20,9 @@ def small(monkeypatch):
     monkeypatch.setattr(biased_cue, "TEACHER", Schedule(steps=20, batch_size=32, views=9))
     for part, size in {"train": 108, "transfer": 36, "validation": 108, "test": 144}.items():
         monkeypatch.setitem(data._BIASED_SIZES, part, size)
-    recipes.dataset.cache_clear()
+    recipes._dataset.cache_clear()
     yield
-    recipes.dataset.cache_clear()
+    recipes._dataset.cache_clear()
 
 
 def test_sets_with_other_cues_are_the_same_images_but_for_the_corner(small):

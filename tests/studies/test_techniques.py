@@ -24,9 +24,9 @@ def toy(monkeypatch):
     monkeypatch.setitem(data.DATASETS, "toy", lambda *_: ImageData("toy", part, part, part, part, tuple("abcd")))
     short = Schedule(steps=30, batch_size=20, lr=1e-2)
     monkeypatch.setattr(recipes, "TEACHER", replace(recipes.TEACHER, options={"width": 9}, schedule=short))
-    recipes.dataset.cache_clear()
+    recipes._dataset.cache_clear()
     yield
-    recipes.dataset.cache_clear()
+    recipes._dataset.cache_clear()
 
 
 def recipe(name, setting, seed=0, steps=40):

@@ -23,10 +23,10 @@ def small(monkeypatch):
     monkeypatch.setattr(title, "POINTS", (4, 20))
     for part, size in {"train": 104, "transfer": 78, "validation": 52, "test": 130}.items():
         monkeypatch.setitem(data._BIASED_SIZES, part, size)
-    recipes.dataset.cache_clear()
+    recipes._dataset.cache_clear()
     title._counterfactuals.cache_clear()
     yield
-    recipes.dataset.cache_clear()
+    recipes._dataset.cache_clear()
     title._counterfactuals.cache_clear()
 
 
