@@ -368,7 +368,9 @@ def test_an_edit_of_the_source_is_provenance_and_changes_no_key(monkeypatch):
 
 
 def test_an_unknown_kind_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown kind of artifact 'weights': one of images, photographs, logits, model"):
+    with pytest.raises(
+        ValueError, match="unknown kind of artifact 'weights': one of images, photographs, logits, model"
+    ):
         _store.load_or_make("weights", {}, make)
 
 
