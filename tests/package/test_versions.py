@@ -181,7 +181,7 @@ EDITS = {
     "recipes": ("parts.append(asked(index, view).half())", "parts.append(asked(index, view).half().roll(1, 0))",
                 "logits: unaugmented"),
     "_folder": ("Image.Resampling.BILINEAR)", "Image.Resampling.NEAREST)", "photographs: own"),
-    "language": ("if reverse else (log_p", "if not reverse else (log_p", "language: soft"),
+    "language": ('seed, "sentences")', 'seed, "phrases")', "language: soft"),
     "augment": ('f"view {view}", index,', 'f"view  {view}", index,', "logits: augmented"),
     "data": ("float().view(-1, 1, 8, 8) / 16", "float().view(-1, 1, 8, 8).flip(3) / 16", "model: teacher"),
     "stateless_random": ("0x40A7B892E31B1A47", "0x40A7B892E31B1A49", "model: teacher"),
