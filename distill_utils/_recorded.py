@@ -26,7 +26,7 @@ class Recorded(list[Tensor]):
 
 
 def fingerprint(images: Tensor) -> str:
-    """What identifies images in this order: SHA-256 of type, shape and pixels, or of what a file says of its own."""
+    """What identifies images in this order: SHA-256 of type, shape and pixels, or of the digests of photographs."""
     contents = getattr(images, "contents", None)
     return _store.checksum({"images": images}) if contents is None else hashlib.sha256(contents).hexdigest()
 

@@ -114,7 +114,7 @@ def save(path: Path, tensors: dict[str, Tensor], record: dict) -> None:
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Read what save wrote. Raises DamagedFile unless everything is as written, PermissionError where denied."""
     try:
-        open(path, "rb").close()  # safetensors says of a file that it may not read that there is none
+        open(path, "rb").close()  # safetensors reports a file that it may not read as missing
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -72,13 +72,21 @@ def test_doctor_leaves_nothing_behind(monkeypatch):
 
 @pytest.fixture
 def one_notebook(monkeypatch, tmp_path):
-    """A function that makes the series one notebook of one cell."""
+    """A function that makes the series one notebook of these cells."""
 
-    def put(source):
-        nbformat.write(new_notebook(cells=[new_code_cell(source, id="only")]), tmp_path / "00_only.ipynb")
+    def put(*sources):
+        cells = [new_code_cell(source, id=f"cell-{i}") for i, source in enumerate(sources)]
+        nbformat.write(new_notebook(cells=cells), tmp_path / "00_only.ipynb")
         monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
 
     return put
+
+
+def test_what_an_explorer_shows_is_not_written_back_to_the_kernel(one_notebook):
+    """The message shares a socket with the reply to the cell, which a busy client then missed."""
+    show = "from ipywidgets import Output\nout = Output()\nwith out:\n    print('shown')"
+    one_notebook(show, "pass", "assert not out.outputs, out.outputs")
+    assert __main__.main(["run"]) == 0
 
 
 def test_a_kernel_that_dies_is_told_in_one_sentence(one_notebook, capsys):
