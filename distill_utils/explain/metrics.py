@@ -263,12 +263,12 @@ def dissection(model: nn.Module, images: Tensor, masks: Tensor, *, layer: str = 
     if turned is not None:
         random = torch.randn(units.shape[1], units.shape[1], generator=torch.Generator().manual_seed(turned))
         units = torch.einsum("uv,nvhw->nuhw", torch.linalg.qr(random).Q, units)
-    concepts, result = masks.flatten(1), []
+    concepts, result = masks.flatten(1).float(), []  # float: their sums are products of matrices
     for unit in range(units.shape[1]):
         activation = F.interpolate(units[:, unit : unit + 1], images.shape[2:], mode="bilinear").flatten()
         threshold = activation.kthvalue(len(activation) - round(share * len(activation))).values
-        marked = activation > threshold
-        both = (marked & concepts).sum(1)
+        marked = (activation > threshold).float()
+        both = concepts @ marked
         result.append(both / (marked.sum() + concepts.sum(1) - both))
     return torch.stack(result)
 
