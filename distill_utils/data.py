@@ -386,7 +386,7 @@ _CIFAR = "torchvision, which compares the md5 of each file before it opens one"
 # Glyphs with a corner patch that shows the class, with some probability (lesson 08).
 BIASED_LOOK = glyphs.Look(cue=0.95, cue_size=6)
 _BIASED_SIZES = _SIZES | {"validation": 1000, "test": 2000}
-_CUES = {"glyphs_clean": 1 / 36, "glyphs_half_biased": 0.5, "glyphs_biased": 0.95, "glyphs_cue_only": 1.0}
+_CUES = {"glyphs_clean": 1 / 36, "glyphs_biased": 0.95}
 
 # name → load(name, root, seed); _all: every label, no transfer images.
 DATASETS: dict[str, Callable] = {

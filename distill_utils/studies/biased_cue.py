@@ -1,12 +1,11 @@
-"""Networks trained on images whose corner gives the class away, and students of such networks.
+"""Study "biased_cue": does a student rely on what gives the class away, and does its teacher change that?
 
-On the glyphs a patch in a corner names the class with a probability: 0.95 in "glyphs_biased", one in 36 in
+On the glyphs a patch in a corner, the cue, names the class with a probability: 0.95 in "glyphs_biased", one in 36 in
 "glyphs_clean", where the patch says nothing. Students see biased images whoever their teacher is. An arm is a small
-dict: {"model": "teacher", "kind": "clean" or "biased"}, or {"method": …} with, where they apply, "of" (its teacher's
-kind), "matched" (in accuracy) and "cue" (another probability). Methods: alone, smoothed (targets as soft as the
-teacher's, but the same for all wrong classes), permuted (each image's wrong classes in random order), distilled, e2kd
-(Grad-CAM matched too), attention (attention matched too) and untrained. Fashion-MNIST has no cue: its one teacher
-counts as clean.
+dict: {"model": "teacher", "kind": "clean" or "biased"}, or {"method": …} with "of", its teacher's kind. Methods:
+alone, smoothed (targets as soft as the teacher's, but the same for all wrong classes), permuted (each image's wrong
+classes in random order), distilled, e2kd (Grad-CAM matched too), attention (attention matched too) and untrained.
+What a network relies on is measured by exact counterfactuals, without any explainer (lesson 08).
 """
 
 import math
@@ -15,34 +14,26 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from distill_utils import glyphs, recipes, stateless_random
+from distill_utils import glyphs, recipes, stateless_random, studies
 from distill_utils.data import BIASED_LOOK, ImageSet
+from distill_utils.evaluation import compare, score
 from distill_utils.explain import distill
 from distill_utils.recipes import Context, Recipe, load_or_train
-from distill_utils.training import Schedule
+from distill_utils.training import Schedule, logits
 
-BIASED, CLEAN = 0.95, 1 / 36  # how often the patch is right
-ALONE, DISTILLED = {"method": "alone"}, {"method": "distilled", "of": "clean"}
-MATCHED = (ALONE, DISTILLED)  # compared at equal accuracy as well, so their snapshots are kept
+BIASED, CLEAN = "glyphs_biased", "glyphs_clean"
+ALONE = {"method": "alone"}
 TEACHER, STUDENT = recipes.TEACHER.schedule, Schedule()
 TEMPERATURE = 8.0
 MATCH_WEIGHT = 5.0  # of 1 - cosine of the maps; declared, not tuned
-# The glyphs by how often the patch is right.
-CUE_SETS = {CLEAN: "glyphs_clean", 0.5: "glyphs_half_biased", BIASED: "glyphs_biased", 1.0: "glyphs_cue_only"}
+SMALLEST = 0.02  # difference in accuracy that would matter
 
 
-def images(dataset: str, part: str, seed: int, cue: float = BIASED) -> ImageSet:
-    """A split, with cues that are right with this probability; two values give the same images but for the corner.
-
-    Of Fashion-MNIST, the first 3,000, 1,000 and 2,000 images of train, validation and test.
-    """
-    if dataset != "glyphs":
-        size = {"train": 3000, "validation": 1000, "test": 2000}[part]
-        return getattr(recipes.dataset(dataset, seed), part).subset(torch.arange(size))
-    if cue in CUE_SETS:
-        return getattr(recipes.dataset(CUE_SETS[cue], seed), part)
-    index = (images(dataset, part, seed).factors or {})["index"]
-    factors = glyphs.sample(index, seed, replace(BIASED_LOOK, cue=cue))
+def with_false_cue(test: ImageSet) -> ImageSet:
+    """The same images, noise and all, with the patch of another class in the corner."""
+    factors = test.factors or {}
+    seed = int(factors["seed"][0])
+    factors = glyphs.sample(factors["index"], seed, replace(BIASED_LOOK, cue=0.0))
     return ImageSet(glyphs.render(factors)[0], factors["label"], None, factors)
 
 
@@ -54,27 +45,71 @@ def explained(test: ImageSet, count: int = 108) -> ImageSet:
     return test.subset(visible.nonzero()[:count, 0])
 
 
-def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
+def arms(dataset: str) -> list[dict]:
+    """Both teachers, students without a teacher, and students of each."""
+    rows = [{"model": "teacher", "kind": kind} for kind in ("clean", "biased")]
+    rows += [{"method": "untrained"}, ALONE]
+    rows += [{"method": method, "of": "clean"} for method in ("smoothed", "permuted", "attention")]
+    return rows + [{"method": method, "of": kind} for kind in ("clean", "biased") for method in ("distilled", "e2kd")]
+
+
+def recipe(arm: dict, seed: int) -> Recipe:
     """The recipe of an arm; data, teacher and student share the seed."""
-    cue = arm.get("cue", CLEAN if arm.get("kind") == "clean" else BIASED)
-    name = CUE_SETS[cue] if dataset == "glyphs" else dataset
     if arm.get("model") == "teacher":
+        name = CLEAN if arm["kind"] == "clean" else BIASED
         return replace(recipes.TEACHER, dataset=name, schedule=TEACHER, seed=seed, data_seed=seed)
-    student = Recipe(dataset=name, snapshots=arm in MATCHED, schedule=STUDENT, seed=seed, data_seed=seed)
+    student = Recipe(dataset=BIASED, schedule=STUDENT, seed=seed, data_seed=seed)
     if arm["method"] in ("alone", "untrained"):
         return student
     method = "distillation" if arm["method"] == "distilled" else arm["method"]
     return replace(student, method=method, method_options={"temperature": TEMPERATURE},
-                   teacher=recipe({"model": "teacher", "kind": arm["of"]}, seed, dataset))
+                   teacher=recipe({"model": "teacher", "kind": arm["of"]}, seed))
 
 
-def model(arm: dict, seed: int, dataset: str) -> nn.Module:
-    """The network of an arm, loaded or trained, in eval mode."""
+def run(arm: dict, seed: int, dataset: str) -> dict:
+    """Accuracy as in training, with another class's cue and with none; the share of answers that the cue changes."""
+    chosen, test = recipe(arm, seed), recipes.dataset(BIASED, seed).test
     if arm.get("method") == "untrained":
-        return recipes.untrained(recipe(arm, seed, dataset)).eval()
-    if arm.get("matched"):
-        return _at_equal_accuracy(arm, seed, dataset)
-    return load_or_train(recipe(arm, seed, dataset), quiet=True).model
+        network = recipes.untrained(chosen).eval()
+    else:
+        network = load_or_train(chosen, quiet=True).model
+    teacher = load_or_train(recipe({"model": "teacher", "kind": arm.get("of", "clean")}, seed), quiet=True).model
+    without_cue = glyphs.render(glyphs.without(test.factors or {}, "cue"))[0]
+    own = logits(network, test.images)
+    false_cue, no_cue = (logits(network, images) for images in (with_false_cue(test).images, without_cue))
+    right_cue = (test.factors or {})["cue"] == test.labels
+    return {
+        "test_accuracy": score(own, test.labels)["accuracy"],
+        "agreement": compare(own, logits(teacher, test.images))["agreement"],
+        "conflict_accuracy": score(false_cue, test.labels)["accuracy"],
+        "no_cue_accuracy": score(no_cue, test.labels)["accuracy"],
+        "cue_reliance": float((own.argmax(1) != false_cue.argmax(1))[right_cue].float().mean()),
+    }
+
+
+def claims(dataset: str) -> list[studies.Claim]:
+    """Primary: distilled against alone and e2kd against distilled, from a clean teacher. The rest is exploratory."""
+    def of(method: str, kind: str = "clean") -> dict:
+        return {"method": method, "of": kind}
+
+    rows = (
+        ("distilled from a clean teacher against alone", of("distilled"), ALONE, True),
+        ("e2kd against distilled, clean teacher", of("e2kd"), of("distilled"), True),
+        ("distilled from a biased teacher against alone", of("distilled", "biased"), ALONE, False),
+        ("e2kd against distilled, biased teacher", of("e2kd", "biased"), of("distilled", "biased"), False),
+        ("distilled against permuted targets, clean teacher", of("distilled"), of("permuted"), False),
+        ("distilled against smoothed labels, clean teacher", of("distilled"), of("smoothed"), False),
+        ("attention matched against distilled, clean teacher", of("attention"), of("distilled"), False),
+    )
+    return [_claim(name, treated, control, primary) for name, treated, control, primary in rows]
+
+
+def _claim(name: str, treated: dict, control: dict, primary: bool) -> studies.Claim:
+    def values(arm: dict):
+        return lambda runs: studies.select(runs, "conflict_accuracy", **{"model": None} | arm)
+
+    return studies.Claim(name, "conflict_accuracy", values(treated), values(control), SMALLEST,
+                         label="accuracy with a wrong cue", primary=primary)
 
 
 # Methods of training that only these studies use
@@ -135,14 +170,4 @@ def smoothed(targets: Tensor, labels: Tensor, temperature: float = TEMPERATURE) 
     return temperature * ((1 - spread) * label + spread / classes).log()
 
 
-def _at_equal_accuracy(arm: dict, seed: int, dataset: str) -> nn.Module:
-    """Of the student alone and the distilled one, the more accurate (on validation) is taken at the snapshot whose
-    accuracy is nearest to the other's at its end."""
-    own, reference = (ALONE, DISTILLED) if arm["method"] == "alone" else (DISTILLED, ALONE)
-    trained = load_or_train(recipe(own, seed, dataset), quiet=True)
-    curve = trained.history["validation_accuracy"]
-    target = load_or_train(recipe(reference, seed, dataset), quiet=True).history["validation_accuracy"][-1]
-    if curve[-1] > target:
-        best = min(range(len(curve)), key=lambda i: (abs(curve[i] - target), -i))
-        trained.model.load_state_dict(trained.snapshots[best])
-    return trained.model.eval()
+STUDY = studies.Study("biased_cue", arms, run, claims, datasets=("glyphs",), keys=("model", "kind", "method", "of"))

@@ -203,7 +203,8 @@ def test_the_week_repeats_runs_of_every_study_that_needs_no_download():
     from distill_utils import studies
 
     free = {(name, dataset) for name in studies.names() for dataset in studies.find(name).datasets
-            if dataset in ("glyphs", "digits", "pairs", "grammar") and studies.results_path(name, dataset).exists()}  # fmt: skip
+            if dataset in ("glyphs", "digits", "pairs", "grammar")
+            and studies.results_path(name, dataset).exists()}  # fmt: skip
     job = jobs_of_the_week()["studies"]
     assert {tuple(line.split(" --dataset ")) for line in job["strategy"]["matrix"]["study"]} == free
     assert any("--verify 1" in step.get("run", "") for step in job["steps"])

@@ -182,13 +182,12 @@ def test_every_class_has_its_own_patch_in_all_four_corners():
 
 @pytest.fixture(scope="module")
 def trivial():
-    """Scores of the trivial maps: name → (mass, rank, AUROC), means over images."""
+    """The trivial maps: name → relevance mass on the glyph, mean over images."""
 
     def scores(scene):
         _, images, masks = scene
-        measures = (metrics.relevance_mass, metrics.relevance_rank, metrics.auroc)
         return {
-            name: [float(measure(maps, masks["object"]).mean()) for measure in measures]
+            name: float(metrics.relevance_mass(maps, masks["object"]).mean())
             for name, maps in metrics.trivial_maps(images).items()
         }
 
@@ -196,17 +195,11 @@ def trivial():
 
 
 def test_in_the_default_look_a_trivial_map_already_finds_the_glyph(default, trivial):
-    mass, rank, auroc = trivial(default)["|x - mean|"]
-    assert mass > 0.08
-    assert rank > 0.3
-    assert auroc > 0.75
+    assert trivial(default)["|x - mean|"] > 0.08
 
 
 def test_in_the_matched_look_no_trivial_map_finds_the_glyph(matched, trivial):
-    for mass, rank, auroc in trivial(matched).values():
-        assert abs(mass) < 0.03
-        assert rank < 0.1
-        assert auroc < 0.65
+    assert max(map(abs, trivial(matched).values())) < 0.03
 
 
 @pytest.mark.parametrize(

@@ -162,9 +162,7 @@ CASES = {
         lambda r, g: r.startswith(("improves", "worsens", "no meaningful", "inconclusive"))),
     stats.proportion_interval: (lambda d: {"share": d.number(0, 1), "count": d.whole(1, 10**5)}, in_unit),
     metrics.relevance_mass: (located, between(-math.inf, 1)),
-    metrics.relevance_rank: (located, between(-math.inf, 1)),
     metrics.relevance_share: (two_located, between(-1, 1)),
-    metrics.auroc: (located, in_unit),
     augment.augment: (
         lambda d: {"images": images_for(d), "index": d.longs("N", 2**62), "view": d.whole(0, 10**9),
                    "augmentation": an_augmentation(d)}, in_unit),
