@@ -170,7 +170,7 @@ def select(runs: list[dict], metric: str, **arm) -> list[float]:
 
 def verdicts(claims: list[Claim], runs: list[dict]) -> list[dict]:
     """The verdict on each claim from the runs of a results file, corrected for their number (Holm); one row per
-    claim."""
+    claim. Where it is inconclusive, seeds_needed says how many would show the smallest difference that matters."""
     pairs = [(claim.treated(runs), claim.control(runs)) for claim in claims]
     corrected = stats.holm([stats.p_value(*pair) for pair in pairs]) if pairs else []
     rows = []
@@ -178,11 +178,14 @@ def verdicts(claims: list[Claim], runs: list[dict]) -> list[dict]:
         mean, low, high, n = stats.paired_interval(treated, control)
         word = stats.verdict(treated, control, claim.smallest, p=p, higher_is_better=claim.higher_is_better)
         failed = claim.gate(runs)
+        open_ = word == "inconclusive" and n > 1
         rows.append({
             "claim": claim.name, "metric": claim.metric, "label": claim.label, "unit": claim.unit,
             "primary": claim.primary, "difference": mean,
             "low": None if n == 1 else low, "high": None if n == 1 else high, "n": n, "smallest": claim.smallest,
             "p_holm": p, "verdict": f"not assessed: {failed}" if failed else word,
+            "seeds_needed": stats.seeds_to_decide(treated, control, claim.smallest, level=0.05 / len(claims))
+            if open_ else None,
         })
     return rows
 

@@ -36,17 +36,17 @@ POINTS = (2, 4, 6, 9, 13, 20)  # twentieths of training after which a network is
 SHOWN, FEW = 208, 104  # explained images; those on which costlier measures are taken
 DEPTH = 8  # of the tree on the factors
 NEAR = 0.03  # of chance: what trivial maps and untrained networks may differ from it
-# Endpoints: in words, smallest difference that would matter, is more better?
+# Endpoints: in words, unit of a difference, smallest one that would matter, is more better?
 ENDPOINTS = {
-    "share_ig": ("relevance on the letter beyond its area", 0.03, True),
-    "effects_share": ("effect of the letter as a share of both effects", 0.03, True),
-    "swap_changes": ("answers changed by another digit", 0.03, False),
-    "faithfulness": ("effect of hiding what a map points at, beyond another image's map", 0.05, True),
+    "share_ig": ("relevance on the letter beyond its area", "points", 0.03, True),
+    "effects_share": ("effect of the letter as a share of both effects", "points", 0.03, True),
+    "swap_changes": ("answers changed by another digit", "points", 0.03, False),
+    "faithfulness": ("effect of hiding what a map points at, beyond another image's map", "", 0.05, True),
     "instability": (
-        "change of maps per change of outputs, as a logarithm (less is better)", math.log(1.1), False),
-    "tree_fidelity": ("tree on the factors predicts the network where it is wrong", 0.02, True),
+        "change of maps per change of outputs, as a logarithm (less is better)", "", math.log(1.1), False),
+    "tree_fidelity": ("tree on the factors predicts the network where it is wrong", "points", 0.02, True),
 }
-_COUNTS = {"detectors": ("units that mark a letter or a digit", 2, True)}  # of 32, see _detectors
+_COUNTS = {"detectors": ("units that mark a letter or a digit", "", 2, True)}  # of 32, see _detectors
 WITHOUT_MASKS = ("faithfulness", "instability")
 EXPLAINERS: dict[str, Callable[..., explain.Attribution]] = {
     "ig": functools.partial(explain.integrated_gradients, baseline="grey", steps=16),
@@ -97,9 +97,9 @@ def run(arm: dict, seed: int, dataset: str) -> dict:
         network = trained.model
         for point in POINTS[:-1]:
             network.load_state_dict(trained.snapshots[point - 1])
-            found |= {f"{name}@{point}": value for name, value in _measures(network, shown, seed, dataset).items()}
+            found |= {f"{name}@{point}": value for name, value in measures(network, shown, seed, dataset).items()}
         network.load_state_dict(trained.snapshots[-1])
-    last = _measures(network, shown, seed, dataset)
+    last = measures(network, shown, seed, dataset)
     if found:
         found |= {f"{name}@{POINTS[-1]}": value for name, value in last.items()}
     teacher = load_or_train(recipe({"model": "teacher"}, seed, dataset), quiet=True).model
@@ -124,7 +124,7 @@ def explained(test: ImageSet, count: int) -> ImageSet:
     return test.subset(order.flatten())
 
 
-def _measures(network: nn.Module, shown: ImageSet, seed: int, dataset: str) -> dict:
+def measures(network: nn.Module, shown: ImageSet, seed: int, dataset: str) -> dict:
     """Accuracy on validation images and the endpoints of a network."""
     image_data = recipes.dataset(dataset, seed)
     classes = len(image_data.classes)
@@ -297,13 +297,13 @@ def _end(metric: str, arm: dict) -> Callable:
 
 def _claim(name: str, metric: str, treated: dict, control: dict, *, equal: bool = True,
            primary: bool = True) -> studies.Claim:
-    label, smallest, higher_is_better = (ENDPOINTS | _COUNTS)[metric]
+    label, unit, smallest, higher_is_better = (ENDPOINTS | _COUNTS)[metric]
 
     def values(k: int, arm: dict) -> Callable:
         return (lambda runs: at_equal_accuracy(runs, metric, treated, control)[k]) if equal else _end(metric, arm)
 
     return studies.Claim(name, metric, values(0, treated), values(1, control), smallest, higher_is_better,
-                         lambda runs: _failed(runs, metric, treated, control), label, "", primary)
+                         lambda runs: _failed(runs, metric, treated, control), label, unit, primary)
 
 
 STUDY = studies.Study("title", arms, run, claims, datasets=("pairs", "fashion_mnist", "cifar10"),

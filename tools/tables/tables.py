@@ -83,6 +83,8 @@ def results(say) -> str:
         counts.append((name, found["settings"]["seeds"], len(found["runs"]), counted))
         for row in found["verdicts"]:
             verdict = ": ".join(map(say, row["verdict"].split(": ", 1)))
+            if row["seeds_needed"]:
+                verdict += say(" ({seeds:,} seeds would decide)").format(seeds=row["seeds_needed"])
             kind = say("primary" if row["primary"] else "exploratory")
             rows.append((row["claim"], say(row["label"]), kind, difference(row, say), verdict, row["n"]))
         columns = "claim|measured|kind|difference, 95 % interval:|verdict|seeds:"
