@@ -246,8 +246,9 @@ def gates(runs: list[dict]) -> dict[str, dict]:
                  ("the teacher is above untrained networks", above, 0, math.inf, ("share_ig",)),
                  ("units turned at random mark fewer concepts", turned, 0, math.inf, ("detectors",)),
                  ("units of untrained networks mark fewer concepts", unmarked, 0, math.inf, ("detectors",))]
-    return {name: {"value": float(value), "needs": f"{low} to {high:g}", "passed": bool(low <= value <= high),
-                   "of": of} for name, value, low, high, of in rows}
+    return {name: {"value": float(value), "of": of, "needs": f"above {low}" if high == math.inf else f"{low} to {high:g}",
+                   "passed": bool(value > low if high == math.inf else low <= value <= high)}
+            for name, value, low, high, of in rows}
 
 
 def select(runs: list[dict], metric: str, arm: dict) -> list[float]:

@@ -109,6 +109,7 @@ def test_what_only_follows_accuracy_improves_at_the_end_and_not_at_equal_accurac
         ({"share_ig": 0.2}, "share_ig", "untrained networks are at chance"),
         ({"residual": 0.1}, "instability", "maps add up"),
         ({"detectors_turned": 9.0}, "detectors", "units turned at random mark fewer concepts"),
+        ({"detectors": 0.0, "detectors_turned": 0.0}, "detectors", "units turned at random mark fewer concepts"),
         ({"faithfulness": -0.1}, "faithfulness", "the teacher's maps are more faithful than another image's"),
     ],
 )
