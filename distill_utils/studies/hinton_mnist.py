@@ -1,8 +1,8 @@
 """Study "hinton_mnist": Hinton, Vinyals and Dean (2015), section 3, again, on real MNIST.
 
 Teacher: two hidden layers of 1200 ReLU units with dropout (0.5 hidden, 0.2 input), trained on images jittered by up
-to two pixels. Student: two of 800, no regularisation, alone or with the teacher's soft targets at T = 20 on the
-images as they are; and a student whose transfer set has no 3. Published test errors: 67, 146, 74; without 3s 206 (133
+to two pixels. Student: two of 800, no regularisation, alone or with the teacher's soft targets at T = 20 on
+unaugmented images; and a student whose transfer set has no 3. Published test errors: 67, 146, 74; without 3s 206 (133
 of the 1,010 threes), after raising the bias of the 3 by 3.5 109 (14).
 
 What differs from the paper, on purpose: AdamW with a one-cycle schedule for SGD with weight constraints; 2,000 images
