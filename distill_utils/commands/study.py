@@ -13,12 +13,14 @@ TOLERANCE = 5.0  # standard deviations over seeds, see verify
 
 def run(name: str, dataset: str | None, seeds: int | None, *, workers: int | None = None, replace: bool = False,
         verify_count: int | None = None) -> bool:
-    """Complete a study on a dataset (default: on all that it is made for) and print its verdicts.
+    """Complete a study on a dataset (default: those with results, or the first that it is made for), print verdicts.
 
     verify_count: instead, do as many of its runs again (0: all) and compare them. Returns whether they agree.
     """
     ok = True
-    for chosen in [dataset] if dataset else studies.find(name).datasets:
+    known = studies.find(name).datasets
+    committed = [each for each in known if studies.results_path(name, each).exists()]
+    for chosen in [dataset] if dataset else committed or known[:1]:
         if verify_count is None:
             path = studies.conduct(name, chosen, seeds, workers=workers, replace=replace)
             found = studies.read(path)

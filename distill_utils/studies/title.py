@@ -246,7 +246,8 @@ def gates(runs: list[dict]) -> dict[str, dict]:
                  ("the teacher is above untrained networks", above, 0, math.inf, ("share_ig",)),
                  ("units turned at random mark fewer concepts", turned, 0, math.inf, ("detectors",)),
                  ("units of untrained networks mark fewer concepts", unmarked, 0, math.inf, ("detectors",))]
-    return {name: {"value": float(value), "of": of, "needs": f"above {low}" if high == math.inf else f"{low} to {high:g}",
+    return {name: {"value": float(value), "of": of,
+                   "needs": f"above {low}" if high == math.inf else f"{low} to {high:g}",
                    "passed": bool(value > low if high == math.inf else low <= value <= high)}
             for name, value, low, high, of in rows}
 

@@ -44,7 +44,7 @@ def of(arm):
 
 STUDY = studies.Study("tiny", lambda dataset: [{"arm": i} for i in range(4)], run,
     lambda dataset: [studies.Claim("arm 3 against arm 0", "score", of(3), of(0), 0.02)],
-    datasets=("glyphs",), keys=("arm",))
+    datasets=("glyphs", "digits"), keys=("arm",))
 """
 
 
@@ -106,6 +106,7 @@ def test_a_rerun_writes_the_same_file_and_fewer_seeds_are_refused(tiny):
     tiny("tiny", "--seeds", "3", "--workers", "2").communicate()
     assert tiny.results.read_bytes() == first
     assert len(tiny.log()) == ran, "a finished run was done again"
+    assert not list(tiny.results.parent.glob("tiny-digits*")), "a dataset that nobody asked for was begun"
 
     process = tiny("tiny", "--seeds", "2")
     _, err = process.communicate()

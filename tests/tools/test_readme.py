@@ -87,7 +87,7 @@ def test_minutes_are_rounded_to_halves(seconds, minutes):
 def test_there_are_six_findings_each_with_its_number():
     lines = part("README.md", "findings").splitlines()
     assert len(lines) == 6
-    assert all(re.search(r"\[[+-]\d+\.\d, [+-]\d+\.\d\], \d+ seeds|\(\d+ seeds\)", line) for line in lines)
+    assert all(re.search(r"\[[+-]\d+\.\d+, [+-]\d+\.\d+\], \d+ seeds|\(\d+ seeds\)|per sentence, \d+ seeds", line) for line in lines)
     assert "{" not in "".join(lines)
 
 
@@ -139,7 +139,9 @@ def test_every_committed_claim_has_its_row():
         count += len(rows)
         for row in rows:
             cells = (row["claim"], row["label"], "primary" if row["primary"] else "exploratory")
-            assert f"| {' | '.join(cells)} | {studies.difference(row)} | {row['verdict']} | {row['n']} |" in text
+            needed = f" ({row['seeds_needed']:,} seeds would decide)" if row["seeds_needed"] else ""
+            cells += (studies.difference(row), row["verdict"] + needed, str(row["n"]))
+            assert f"| {' | '.join(cells)} |" in text
     assert count > 50
 
 

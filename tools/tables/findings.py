@@ -68,7 +68,8 @@ def numbers(claim: str, say) -> dict:
 
 
 def mean(values: list[float], unit: str) -> str:
-    return f"{100 * statistics.mean(values):.1f} %" if unit == "points" else f"{statistics.mean(values):.0f}"
+    value = statistics.mean(values)
+    return f"{100 * value:.1f} %" if unit == "points" else f"{value:.0f}" if unit == "errors" else f"{value:.3g}"
 
 
 def difference(row: dict, say) -> str:
