@@ -4,6 +4,7 @@ A trained BatchNorm layer stores the mean and variance of its inputs over the tr
 generate images like those of the training set (DeepInversion, Yin et al. 2020).
 """
 
+import contextlib
 import copy
 import math
 
@@ -51,12 +52,10 @@ def statistics_loss(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
         distances.append((mean - norm.running_mean).norm() + (variance - norm.running_var).norm())
 
-    hooks = [norm.register_forward_pre_hook(compare) for norm in norms]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for norm in norms:
+            hooks.enter_context(norm.register_forward_pre_hook(compare))
         return model(images), torch.stack(distances).sum()
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int], *, steps: int = 200,

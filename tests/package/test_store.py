@@ -367,13 +367,6 @@ def test_an_edit_of_the_source_is_provenance_and_changes_no_key(monkeypatch):
     assert len(_store.load(path)[1]["code"]) == 16
 
 
-def test_an_unknown_kind_lists_the_known_ones():
-    with pytest.raises(
-        ValueError, match="unknown kind of artifact 'weights': one of images, photographs, logits, model"
-    ):
-        _store.load_or_make("weights", {}, make)
-
-
 def test_a_name_that_is_too_long_is_told_in_a_sentence(tmp_path):
     with pytest.raises(OSError, match="cannot write .*too long"):
         _store.save(tmp_path / ("é" * 200), {"a": torch.zeros(1)}, {})
