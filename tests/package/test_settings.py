@@ -42,7 +42,3 @@ def test_the_root_is_the_checkout_in_a_kernel_too_where_the_package_is_installed
     assert runpy.run_path(str(installed))["ROOT"] == settings.ROOT
     monkeypatch.chdir(tmp_path)
     assert runpy.run_path(str(installed))["ROOT"] == tmp_path
-
-
-def test_the_root_is_the_checkout():
-    assert (settings.ROOT / "pyproject.toml").exists()
