@@ -151,7 +151,7 @@ def test_a_method_gets_what_it_prepared_and_its_own_targets(monkeypatch):
     assert given["loss"].keywords == {"temperature": 3.0, "by": 2.0}
     before = state(trained(recipe))
     monkeypatch.setitem(recipes.METHODS, "shifted", recipes.METHODS["shifted"]._replace(version=2))
-    assert not recipes.is_trained(recipe)
+    assert not _store.holds("model", recipes._key(recipe), prefix=recipe.model)
     assert state(trained(recipe)) == before
 
 

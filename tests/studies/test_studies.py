@@ -217,20 +217,6 @@ def test_a_changed_results_file_is_refused(name, tmp_path):
         studies.read(tmp_path / "results.json")
 
 
-def test_an_unknown_study_lists_the_known_ones(tiny):
-    process = tiny("tinny", "--seeds", "2")
-    _, err = process.communicate()
-    assert process.returncode != 0
-    assert "unknown study 'tinny'" in err
-    assert "dropout" in err
-    assert "Traceback" not in err
-
-
-def test_a_study_refuses_a_dataset_it_is_not_made_for():
-    with pytest.raises(ValueError, match="made for glyphs"):
-        studies.conduct("dropout", "digits", 2)
-
-
 def test_a_mistyped_key_of_an_arm_is_refused(few):
     study = replace(studies.find("few"), arms=lambda dataset: [{"arm": 0}, {"amr": 1}])
     with pytest.raises(ValueError, match=r"arm \{'amr': 1\} has an unknown key 'amr': one of arm"):
