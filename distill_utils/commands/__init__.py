@@ -128,9 +128,8 @@ def _run(chosen: argparse.Namespace) -> int:
     from distill_utils import _store, checks, data, training
     from distill_utils.commands import run, study, use
 
-    user_errors = (
-        ValueError, OSError, data.DataError, _store.DamagedFile, training.TrainingDiverged, run.NotebookFailed,
-    )
+    user_errors = (ValueError, OSError, data.DataError, _store.DamagedFile, training.TrainingDiverged,
+                   run.NotebookFailed)
     ok = True
     try:
         if chosen.command == "run":

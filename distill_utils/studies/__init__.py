@@ -142,9 +142,8 @@ def results(name: str, dataset: str) -> dict:
     """A committed results file. Raises ValueError where there is none, saying how to make it."""
     path = results_path(name, dataset)
     if not path.exists():
-        raise ValueError(
-            f"no results of {name} on {dataset}: python -m distill_utils study {name} --dataset {dataset}"
-        )
+        raise ValueError(f"no results of {name} on {dataset}: "
+                         f"python -m distill_utils study {name} --dataset {dataset}")
     return read(path)
 
 

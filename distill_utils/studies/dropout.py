@@ -22,17 +22,10 @@ METHODS = ("alone", "distilled")
 def arms(dataset: str) -> list[dict]:
     """The teachers (the series' own has rate 0.1), the grid of students, and students of the other teachers."""
     teachers = [{"model": "teacher", "rate": rate} for rate in _TEACHER_RATES[dataset]]
-    grid = [
-        {"method": method, "width": width, "rate": rate, "teacher_rate": 0.1}
-        for width in _WIDTHS[dataset]
-        for method in METHODS
-        for rate in _RATES[dataset]
-    ]
-    others = [
-        {"method": "distilled", "width": 8, "rate": 0.0, "teacher_rate": rate}
-        for rate in _TEACHER_RATES[dataset]
-        if rate != 0.1
-    ]
+    grid = [{"method": method, "width": width, "rate": rate, "teacher_rate": 0.1}
+            for width in _WIDTHS[dataset] for method in METHODS for rate in _RATES[dataset]]
+    others = [{"method": "distilled", "width": 8, "rate": 0.0, "teacher_rate": rate}
+              for rate in _TEACHER_RATES[dataset] if rate != 0.1]
     return teachers + grid + others
 
 
@@ -90,9 +83,8 @@ def claims(dataset: str) -> list[studies.Claim]:
         return values
 
     def of_teacher(rate):
-        return lambda runs: studies.select(
-            runs, "test_accuracy", method="distilled", width=8, rate=0.0, teacher_rate=rate
-        )
+        return lambda runs: studies.select(runs, "test_accuracy", method="distilled", width=8, rate=0.0,
+                                           teacher_rate=rate)
 
     rows = []
     for width in _WIDTHS[dataset]:

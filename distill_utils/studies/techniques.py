@@ -223,13 +223,8 @@ def claims(dataset: str) -> list[studies.Claim]:
     def accuracy(name):
         return lambda runs: studies.select(runs, "test_accuracy", technique=name)
 
-    return [
-        studies.Claim(
-            f"{name} against plain distillation", "test_accuracy", accuracy(name), accuracy(PLAIN), SMALLEST
-        )
-        for name in TECHNIQUES
-        if name != PLAIN
-    ]
+    return [studies.Claim(f"{name} against plain distillation", "test_accuracy", accuracy(name), accuracy(PLAIN),
+                          SMALLEST) for name in TECHNIQUES if name != PLAIN]
 
 
 STUDY = studies.Study(
