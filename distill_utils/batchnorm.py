@@ -59,7 +59,7 @@ def statistics_loss(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int], *, steps: int = 200,
-           statistics: float = 1.0, seed: int = 0, quiet: bool = False) -> Tensor:
+           statistics: float = 1.0, quiet: bool = False) -> Tensor:
     """Images generated from a teacher alone, without any data (DeepInversion).
 
     Adam changes the pixels, from noise, to minimise cross-entropy with the labels + statistics · statistics_loss +
@@ -68,7 +68,7 @@ def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int]
     change. Left out: the term of Adaptive DeepInversion, which needs a student, and the L2 term, which the range
     [0, 1] replaces.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     pixels = 0.5 + 0.1 * torch.randn(len(labels), *image_shape, generator=random)
     pixels.requires_grad_()
     optimizer = torch.optim.Adam([pixels])

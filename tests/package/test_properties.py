@@ -10,18 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from generated import (
-    WORDS,
-    Draw,
-    an_augmentation,
-    every_class,
-    folder,
-    images_for,
-    located,
-    logit_pair,
-    seeds_of,
-    share,
-)  # fmt: skip
+from generated import WORDS, Draw, an_augmentation, every_class, folder, located, logit_pair, seeds_of, share
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -150,12 +139,12 @@ CASES = {
     metrics.relevance_mass: (located, between(-math.inf, 1)),
     metrics.relevance_share: (two_located, between(-1, 1)),
     augment.augment: (
-        lambda d: {"images": images_for(d), "index": d.longs("N", 2**62), "view": d.whole(0, 10**9),
+        lambda d: {"images": d.shares("NKHW"), "index": d.longs("N", 2**62), "view": d.whole(0, 10**9),
                    "augmentation": an_augmentation(d)}, in_unit),
     stateless_random.uniform: (
         lambda d: {"seed": d.whole(-(2**70), 2**70), "stream": d.word(), "index": d.longs("N", 2**62)}, in_unit),
     hard_tree.cart: (
-        lambda d: {"images": d.shares("ND"), "targets": d.distributions("NC"), "depth": d.whole(1, 4)},
+        lambda d: {"images": d.shares("ND"), "targets": d.floats("NC").softmax(1), "depth": d.whole(1, 4)},
         lambda r, g: r.get_depth() <= g["depth"]),
     data.load: (lambda d: {"name": d.one("digits", a_folder(d)), "root": folder()}, lambda r, g: len(r.train) > 0),
 }  # fmt: skip
