@@ -175,22 +175,13 @@ def content_hashes(files: list[Path], root: Path) -> tuple[list[str], list[str]]
     files' sizes and times of change, so that only what is new or changed is read."""
     index = settings.runs_folder() / f"photographs-{_store.digest([str(root)])}.json"
     known = _store.read_json(index) if index.exists() else {}
-    found = {}
-    for file in files:
-        status = file.stat()
-        found[str(file)] = f"{status.st_size} {status.st_mtime_ns} "
-    new = [name for name, seen in found.items() if not known.get(name, "").startswith(seen)]
-    before = _sorted_hashes(known)
-    for name, digest in zip(new, _parallel(_hash, new, "reading the photographs"), strict=True):
-        known[name] = found[name] + digest
-    known = {name: known[name] for name in found}
-    if _sorted_hashes(known) != before or new:
-        _store.write_json(index, known)
-    return [seen.rpartition(" ")[2] for seen in known.values()], before
-
-
-def _sorted_hashes(known: dict[str, str]) -> list[str]:
-    return sorted({seen.rpartition(" ")[2] for seen in known.values()})
+    stamps = {str(file): [(status := file.stat()).st_size, status.st_mtime_ns] for file in files}
+    new = [name for name, stamp in stamps.items() if known.get(name, [])[:2] != stamp]
+    hashes = dict(zip(new, _parallel(_hash, new, "reading the photographs"), strict=True))
+    now = {name: [*stamp, hashes[name]] if name in hashes else known[name] for name, stamp in stamps.items()}
+    if now != known:
+        _store.write_json(index, now)
+    return [digest for *_, digest in now.values()], sorted({digest for *_, digest in known.values()})
 
 
 def _hash(name: str) -> str:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from distill_utils import _store
@@ -92,14 +93,13 @@ def check_order(outputs: Tensor, labels: Tensor, classes: tuple[str, ...] | None
         known &= present[predicted]
     if int(known.sum()) < max(50, 3 * outputs.shape[1]):  # too few to tell a permutation from chance
         return
-    order, best = best_order(confusion_counts(outputs[known], labels[known]))
+    order, best = best_order(outputs[known], labels[known])
     accuracy = float((predicted == labels)[known].float().mean())
     if best < 0.6 or accuracy > best / 2:
         return
-    pairs = [f"{i} where the label is {k}" for k, i in enumerate(order.tolist()) if i != k and present[k]]
-    if classes:
-        pairs = [f"{classes[i]!r} where the label is {classes[k]!r}" for k, i in enumerate(order.tolist())
-                 if i != k and present[k]]
+    names = [repr(name) for name in classes] if classes else [str(k) for k in range(len(order))]
+    moved = [(names[i], names[k]) for k, i in enumerate(order.tolist()) if i != k and present[k]]
+    pairs = [f"{answer} where the label is {label}" for answer, label in moved]
     raise ValueError(f"the teacher's classes are in another order than the labels: {100 * accuracy:.0f} % of its "
                      f"answers are right, and would be {100 * best:.0f} % in the right order (it answers "
                      f"{', '.join(pairs[:3])}{', …' if len(pairs) > 3 else ''})")
@@ -111,13 +111,12 @@ def confusion_counts(outputs: Tensor, labels: Tensor) -> Tensor:
     return torch.bincount(labels * count + outputs.argmax(1), minlength=count**2).view(count, count)
 
 
-def best_order(confusions: Tensor) -> tuple[Tensor, float]:
-    """For each class the column that answers it, chosen to make accuracy highest (the Hungarian method), and that
-    accuracy in [0, 1]. confusions: C×C counts, at least one above 0. LongTensor C."""
-    from scipy.optimize import linear_sum_assignment
-
-    rows, columns = linear_sum_assignment(confusions.cpu().numpy(), maximize=True)
-    return torch.from_numpy(columns), float(confusions.cpu()[rows, columns].sum() / confusions.sum())
+def best_order(outputs: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    """For each class the column that answers it, LongTensor C, chosen to make accuracy highest (the Hungarian
+    method), and that accuracy in [0, 1]. outputs: N×C; labels: N, at least one."""
+    confusions = confusion_counts(outputs, labels).cpu()
+    rows, columns = linear_sum_assignment(confusions.numpy(), maximize=True)
+    return torch.from_numpy(columns), float(confusions[rows, columns].sum() / confusions.sum())
 
 
 # Asking a network

@@ -36,8 +36,6 @@ class DamagedFile(RuntimeError):
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block succeeds, and is removed when it fails."""
     path = Path(path)
-    if not path.name or "\0" in str(path):
-        raise ValueError(f"{str(path)!r} is not a valid file name")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with friendly_os_errors(path):
         try:
@@ -152,7 +150,7 @@ def load_or_make(kind: str, key: dict, make: Callable[[Path], tuple[dict, dict]]
     record); it may leave unfinished work at the path `partial`, which is removed once the artifact is whole; prefix:
     of the file's name (default: the kind). If another process is making the same artifact, waits for its result.
     The file also says which code made it, for provenance: an edit does not change the key.
-    Raises DamagedFile for a file whose key does not match its name, ValueError for an unknown kind.
+    Raises DamagedFile for a file whose key does not match its name.
     """
     folder, key = settings.runs_folder(), _versioned(kind, key)
     name = f"{prefix or kind}-{digest(key)}"
@@ -178,8 +176,6 @@ def holds(kind: str, key: dict, *, prefix: str = "") -> bool:
 
 
 def _versioned(kind: str, key: dict) -> dict:
-    if kind not in VERSIONS:
-        raise ValueError(f"unknown kind of artifact {kind!r}: one of {', '.join(VERSIONS)}")
     return json.loads(_json(key | {"version": VERSIONS[kind]}))
 
 

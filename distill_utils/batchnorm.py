@@ -4,6 +4,7 @@ A trained BatchNorm layer stores the mean and variance of its inputs over the tr
 generate images like those of the training set (DeepInversion, Yin et al. 2020).
 """
 
+import contextlib
 import copy
 import math
 
@@ -51,16 +52,14 @@ def statistics_loss(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
         distances.append((mean - norm.running_mean).norm() + (variance - norm.running_var).norm())
 
-    hooks = [norm.register_forward_pre_hook(compare) for norm in norms]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for norm in norms:
+            hooks.enter_context(norm.register_forward_pre_hook(compare))
         return model(images), torch.stack(distances).sum()
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int], *, steps: int = 200,
-           statistics: float = 1.0, seed: int = 0, quiet: bool = False) -> Tensor:
+           statistics: float = 1.0, quiet: bool = False) -> Tensor:
     """Images generated from a teacher alone, without any data (DeepInversion).
 
     Adam changes the pixels, from noise, to minimise cross-entropy with the labels + statistics · statistics_loss +
@@ -69,7 +68,7 @@ def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int]
     change. Left out: the term of Adaptive DeepInversion, which needs a student, and the L2 term, which the range
     [0, 1] replaces.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     pixels = 0.5 + 0.1 * torch.randn(len(labels), *image_shape, generator=random)
     pixels.requires_grad_()
     optimizer = torch.optim.Adam([pixels])

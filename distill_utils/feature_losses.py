@@ -4,6 +4,8 @@ Feature maps are N×channels×H×W, pooled features N×D. They are read by forwa
 The teacher gets no gradient, and half precision is converted to float32 as in losses.
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,17 +35,14 @@ def read(model: nn.Module, images: Tensor, names: list[str]) -> tuple[Tensor, li
 
     Raises AttributeError for a layer that the model does not have, KeyError for one that forward() does not call.
     """
-    outputs, hooks = {}, []
-    try:
+    outputs = {}
+    with contextlib.ExitStack() as hooks:
         for name in names:
             def keep(layer, inputs, output, name=name):
                 outputs[name] = output
 
-            hooks.append(model.get_submodule(name).register_forward_hook(keep))
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(keep))
         logits = model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return logits, [outputs[name] for name in names]
 
 

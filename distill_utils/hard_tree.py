@@ -281,11 +281,11 @@ def explain(tree: HardTree, image: Tensor) -> Decision:
     return Decision(steps, answers[leaf], nearest, other)
 
 
-def _projection(tree: HardTree, image: Tensor, path: list[tuple[int, int]], *, margin: float = 1e-3) -> Tensor | None:
+def _projection(tree: HardTree, image: Tensor, path: list[tuple[int, int]]) -> Tensor | None:
     """The shortest change of an image that sends it down this path, or None where no image takes it.
 
     min ‖δ‖ with Aδ ≥ c is least distance programming (Lawson and Hanson 1974, chapter 23), solved by one non-negative
-    least squares. margin: the distance to go beyond each gate, so that rounding does not undo the change.
+    least squares. The change goes a thousandth beyond each gate, so that rounding does not undo it.
     """
     x = image.flatten().double()
     gates, sides = (torch.tensor(part) for part in zip(*path, strict=True))
@@ -293,7 +293,7 @@ def _projection(tree: HardTree, image: Tensor, path: list[tuple[int, int]], *, m
     a = sign[:, None] * tree.weights[gates].double()
     scale = a.norm(dim=1).clamp(min=1e-12)  # a gate whose weights are all 0 sends every image to the same side
     a = a / scale[:, None]
-    c = margin - a @ x - sign * tree.biases[gates].double() / scale
+    c = 1e-3 - a @ x - sign * tree.biases[gates].double() / scale
     u, _ = nnls(torch.cat([a.T, c[None]]).numpy(), np.append(np.zeros(len(x)), 1.0))
     residual = torch.cat([a.T, c[None]]) @ torch.from_numpy(u)
     residual[-1] -= 1

@@ -18,9 +18,8 @@ from distill_utils import settings
 from distill_utils.training import progress_bar
 
 
-def run_all(
-    function: Callable, calls: list[tuple], *, workers: int | None = None, what: str, unit: str, done: int = 0
-) -> list:
+def run_all(function: Callable, calls: list[tuple], *, workers: int | None = None, what: str, unit: str,
+            done: int = 0) -> list:
     """Call function(*arguments) for every tuple of arguments, under one progress bar.
 
     function: importable from a module of the package; workers: processes (default: one per core); done: how many

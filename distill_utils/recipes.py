@@ -161,14 +161,10 @@ def load_or_train_all(recipes: list[Recipe], *, workers: int | None = None) -> l
     for batch in (teachers, recipes):
         unique = {_store.digest(asdict(recipe)): recipe for recipe in batch}.values()
         # A worker has not imported the module that registered the method, so the method goes along.
-        todo = [(recipe, METHODS[recipe.method]) for recipe in unique if not is_trained(recipe)]
+        todo = [(recipe, METHODS[recipe.method]) for recipe in unique
+                if not _store.holds("model", _key(recipe), prefix=recipe.model)]
         parallel.run_all(_train_quietly, todo, workers=workers, what="training", unit="model")
     return [load_or_train(recipe) for recipe in recipes]
-
-
-def is_trained(recipe: Recipe) -> bool:
-    """Whether load_or_train would find this model."""
-    return _store.holds("model", _key(recipe), prefix=recipe.model)
 
 
 def _train_quietly(recipe: Recipe, method: Method) -> None:
@@ -265,14 +261,12 @@ def record(teacher: nn.Module, images: Tensor, *, views: int = 0, augmentation: 
 
     images: float N×channels×H×W; views: how many augmented views; 0: the unaugmented images; classes: names of your
     classes in the order of the labels, compared with the teacher's own, if it has any; batch_size: images in memory
-    at a time. Returns one float16 tensor N×C per view, which fit takes as its teacher, compares with the images that
-    it trains on, and looks up by (view, position in the set), so shuffling cannot misalign them. Logits are kept
-    rather than probabilities: the temperature can still be chosen. The error of half precision is at most 2⁻⁷ for
-    logits below 32 in size. Each view is an artifact of its own, keyed by the teacher's weights, the images and the
-    augmentation, so a recording that was killed continues where it was. A teacher that was recorded before is asked
-    about eight images again, and recorded anew if it answers differently: a changed forward changes no weight.
-    Raises ValueError for images that contain NaN or inf, other classes, and logits that half precision cannot hold,
-    above 65504 or not finite.
+    at a time. Returns one float16 tensor N×C per view, which fit compares with the images that it trains on and
+    looks up by (view, position in the set). Logits, not probabilities: the temperature can still be chosen. Their
+    error is at most 2⁻⁷ where they are below 32 in size. Each view is an artifact of its own, keyed by the teacher's
+    weights, the images and the augmentation; a teacher that was recorded before is asked about eight images again,
+    and recorded anew if it answers differently. Raises ValueError for images that contain NaN or inf, other classes,
+    and logits above 65504 or not finite.
     """
     _validate.tensors(images=(images, "float N×channels×H×W"))
     _validate.number("views", views, 0, whole=True)

@@ -34,10 +34,10 @@ class Choice(NamedTuple):
         return f"{number}, {order}: {self.ratio:.1f} × plain on {processor()}"
 
 
-def choose(model: nn.Module, images: Tensor, *, rounds: int = 5) -> Choice:
+def choose(model: nn.Module, images: Tensor) -> Choice:
     """The fastest way to train this network on its device, in float32 or bfloat16 and either memory order.
 
-    images: a batch, float N×channels×H×W. Takes up to `rounds` forward and backward passes of a copy of the model for
+    images: a batch, float N×channels×H×W. Takes up to five forward and backward passes of a copy of the model for
     each of three choices, a second for the series' students, and keeps the answer under runs/ by processor, torch,
     threads, network and shape. Plain float32 is kept unless another choice is at least 5 % faster in the median
     round, so that noise never chooses.
@@ -48,11 +48,11 @@ def choose(model: nn.Module, images: Tensor, *, rounds: int = 5) -> Choice:
 
     kept = settings.runs_folder() / f"speed-{_store.digest(key)}.json"
     if not kept.exists():
-        _store.write_json(kept, [*_fastest(copy.deepcopy(model).train(), images.to(device), rounds)])
+        _store.write_json(kept, [*_fastest(copy.deepcopy(model).train(), images.to(device))])
     return Choice(*_store.read_json(kept))
 
 
-def _fastest(model: nn.Module, images: Tensor, rounds: int) -> Choice:
+def _fastest(model: nn.Module, images: Tensor) -> Choice:
     plain, others = (False, False), [(False, True), (True, True)]
     count = 8  # images: enough of them to measure, few enough for a large network
     while _seconds(model, images[:count], *plain) < 0.02 and count < len(images):
@@ -62,7 +62,7 @@ def _fastest(model: nn.Module, images: Tensor, rounds: int) -> Choice:
     limit = 2 * _seconds(model, batch, *plain)
     others = [option for option in others if _seconds(model, batch, *option) < limit]
     ratios: dict = {option: [] for option in others}
-    for _ in range(rounds):  # in turns, so that a busy moment meets all of them
+    for _ in range(5):  # in turns, so that a busy moment meets all of them
         reference = _seconds(model, batch, *plain)
         for option in others:
             ratios[option].append(reference / _seconds(model, batch, *option))

@@ -240,8 +240,8 @@ def _mean(right: Tensor) -> float:
 def _best_order(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """For each class the column that answers it best, LongTensor C; and which answers for every second image are
     right in the order that is best for the other images."""
-    order, _ = _recorded.best_order(_recorded.confusion_counts(outputs, labels))
-    half, _ = _recorded.best_order(_recorded.confusion_counts(outputs[::2], labels[::2]))
+    order, _ = _recorded.best_order(outputs, labels)
+    half, _ = _recorded.best_order(outputs[::2], labels[::2])
     return order, outputs[1::2].argmax(1) == half[labels[1::2]]
 
 

@@ -289,11 +289,8 @@ def reestimate_batch_norm(model: nn.Module, images: Tensor, *, batch_size: int =
             sums["mean"] = sums["mean"] + x.sum((0, 2, 3))
             sums["square"] = sums["square"] + (x**2).sum((0, 2, 3))
 
-        hook = norm.register_forward_pre_hook(add)
-        try:
+        with norm.register_forward_pre_hook(add):
             logits(model, images, batch_size=batch_size)
-        finally:
-            hook.remove()
         mean = sums["mean"] / sums["count"]
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(sums["square"] / sums["count"] - mean**2)

@@ -48,18 +48,17 @@ def live_curve(steps: int, what: str, *, quiet: bool = False) -> Callable[[dict]
     shell = sys.modules.get("IPython")  # none in a process that a notebook starts, which inherits its environment
     if quiet or not os.environ.get("JPY_SESSION_NAME") or shell is None or shell.get_ipython() is None:
         return lambda history: None
-    from IPython.display import DisplayHandle, display
+    from IPython.display import display
     from matplotlib import rc_context
 
     from distill_utils import plots
 
     start = time.monotonic()
-    handle: DisplayHandle | None = None
+    shown: list[int] = []  # the steps at which it was drawn
 
     def draw(history: dict) -> None:
-        nonlocal handle
         done = history["step"][-1]
-        if handle is None and (time.monotonic() - start) * steps / done < SECONDS:
+        if not shown and (time.monotonic() - start) * steps / done < SECONDS:
             return
         curves = [name for name in ("loss", "validation_accuracy") if name in history]
         with rc_context():  # figure sets the series' style, which a reader's own notebook does not want
@@ -69,9 +68,7 @@ def live_curve(steps: int, what: str, *, quiet: bool = False) -> Callable[[dict]
                 axis.set(xlim=(0, steps), xlabel="step", title=name.replace("_", " "))
             fig.suptitle(what)
             data, metadata = plots.picture(fig, f"{what}: {' and '.join(curves)} after {done} of {steps} steps.")
-        if handle is None:
-            handle = display(data, raw=True, metadata=metadata, display_id=True)
-        else:
-            handle.update(data, raw=True, metadata=metadata)
+        display(data, raw=True, metadata=metadata, display_id=f"{what} {start}", update=bool(shown))
+        shown.append(done)
 
     return draw

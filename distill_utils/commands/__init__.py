@@ -124,37 +124,28 @@ def _train(chosen: argparse.Namespace) -> Path:
                        device=chosen.device, compiled=chosen.compile)
 
 
-def _use(chosen: argparse.Namespace) -> bool:
-    from distill_utils.commands import use
-
-    if chosen.command == "predict":
-        return use.predict(chosen.model, chosen.images, as_json=chosen.json)
-    if chosen.command == "evaluate":
-        print(use.evaluate(chosen.model, chosen.dataset))
-    if chosen.command == "export":
-        use.export(chosen.model)
-    return True
-
-
 def _run(chosen: argparse.Namespace) -> int:
     from distill_utils import _store, checks, data, training
-    from distill_utils.commands import run, study
+    from distill_utils.commands import run, study, use
 
-    user_errors = (
-        ValueError, OSError, data.DataError, _store.DamagedFile, training.TrainingDiverged, run.NotebookFailed,
-    )
+    user_errors = (ValueError, OSError, data.DataError, _store.DamagedFile, training.TrainingDiverged,
+                   run.NotebookFailed)
     ok = True
     try:
         if chosen.command == "run":
             run.run(chosen.notebooks, in_place=chosen.in_place)
-        if chosen.command == "train":
+        elif chosen.command == "train":
             _train(chosen)
-        if chosen.command in ("evaluate", "predict", "export"):
-            ok = _use(chosen)
-        if chosen.command == "study":
+        elif chosen.command == "evaluate":
+            print(use.evaluate(chosen.model, chosen.dataset))
+        elif chosen.command == "predict":
+            ok = use.predict(chosen.model, chosen.images, as_json=chosen.json)
+        elif chosen.command == "export":
+            use.export(chosen.model)
+        elif chosen.command == "study":
             options = {"workers": chosen.workers, "replace": chosen.replace, "verify_count": chosen.verify}
             ok = study.run(chosen.name, chosen.dataset, chosen.seeds, **options)
-        if chosen.command == "checks":
+        else:
             print(checks.table())
     except user_errors as error:
         print(f"error: {error}", file=sys.stderr)

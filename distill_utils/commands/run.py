@@ -143,8 +143,8 @@ class _PeakMemory(threading.Thread):
             processes = psutil.Process().children(recursive=True)
             # Counting shared pages in parts, where the system tells (Linux), takes a tenth of a core. The cheap sum
             # counts them whole, so the costly one matters only where the cheap one is above the peak so far.
-            for measure in (_resident, _proportional):
-                total = sum(map(measure, processes))
+            for in_parts in (False, True):
+                total = sum(_memory(process, in_parts) for process in processes)
                 if total <= self.peak:
                     break
             else:
@@ -155,13 +155,7 @@ class _PeakMemory(threading.Thread):
         self.join()
 
 
-def _resident(process: psutil.Process) -> int:
+def _memory(process: psutil.Process, in_parts: bool) -> int:
     with contextlib.suppress(psutil.Error):  # it ended meanwhile
-        return process.memory_info().rss
-    return 0
-
-
-def _proportional(process: psutil.Process) -> int:
-    with contextlib.suppress(psutil.Error):
-        return getattr(process.memory_full_info(), "pss", 0) or process.memory_info().rss
+        return (in_parts and getattr(process.memory_full_info(), "pss", 0)) or process.memory_info().rss
     return 0

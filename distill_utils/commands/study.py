@@ -26,7 +26,9 @@ def run(name: str, dataset: str | None, seeds: int | None, *, workers: int | Non
             found = studies.read(path)
             seeds_, runs = found["settings"]["seeds"], len(found["runs"])
             print(f"study {name} on {chosen}: complete, {seeds_} seeds, {runs} runs")
-            print(verdict_table(found["verdicts"]) + f"\n(in {path})\n")
+            for row in found["verdicts"]:
+                print(f"  {row['claim']}: {row['label']} {studies.difference(row)}: {row['verdict']}")
+            print(f"(in {path})\n")
             continue
         try:
             rows = verify(name, chosen, verify_count or None, workers=workers)
@@ -37,11 +39,6 @@ def run(name: str, dataset: str | None, seeds: int | None, *, workers: int | Non
         print(f"study {name} on {chosen}, {len(rows)} runs done again:\n{verified_table(rows)}\n")
         ok = ok and all(row.deviation <= 1 for row in rows)
     return ok
-
-
-def verdict_table(rows: list[dict]) -> str:
-    """Verdicts as text, one line each."""
-    return "\n".join(f"  {row['claim']}: {row['label']} {studies.difference(row)}: {row['verdict']}" for row in rows)
 
 
 @dataclass(frozen=True)

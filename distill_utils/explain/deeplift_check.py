@@ -14,9 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 # nn.Softmax has a rule too, but one that depends on the size of the batch.
-RULES = (
-    nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
-)
+RULES = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 # Names without outer underscores: "relu" stands for F.relu, torch.relu, x.relu() and x.relu_().
 _NONLINEAR = """
     relu relu6 leaky_relu elu celu selu gelu silu mish hardswish hardtanh hardsigmoid prelu rrelu softplus softsign

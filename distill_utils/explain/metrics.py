@@ -1,4 +1,4 @@
-"""Measures of explanations: faithfulness, robustness, simplicity, localisation, and agreement of two networks.
+"""Measures of explanations: faithfulness, robustness, localisation, and agreement of two networks.
 
 Maps are N×H×W, in logit units (see explain). The measures compare networks under one explainer, so a positive factor
 on all logits must not change them. Each docstring gives the range and the value expected by chance. The score is the
@@ -67,7 +67,7 @@ def average_sensitivity(explainer: Callable, model: nn.Module, images: Tensor, c
 
 
 # Localisation: does the map point at the object? One score per image, corrected for chance: 0 is what a random map
-# gets, 1 is perfect (AUROC: 0.5 and 1). masks: bool N×H×W; an empty or full mask raises ValueError. Lessons 00, 08.
+# gets, 1 is perfect. masks: bool N×H×W; an empty or full mask raises ValueError. Lesson 08.
 
 
 def relevance_mass(maps: Tensor, masks: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def conduct(name: str, dataset: str, seeds: int | None = None, *, workers: int |
         parallel.run_all(_run_cell, calls, workers=workers, what=f"study {name} on {dataset}", unit="run",
                          done=len(cells) - len(calls))
     done = known | finished(study, dataset)
-    runs = [done[_text(arm), seed] for arm, seed in _pairs(arms, seeds)]
+    runs = [done[_text(arm), seed] for arm in arms for seed in range(seeds)]
     provenance = {"code": _store.code_digest(), "versions": _versions()}
     if before and runs == before["runs"]:
         provenance = {"code": before["settings"]["code"], "versions": before["versions"]}
@@ -142,9 +142,8 @@ def results(name: str, dataset: str) -> dict:
     """A committed results file. Raises ValueError where there is none, saying how to make it."""
     path = results_path(name, dataset)
     if not path.exists():
-        raise ValueError(
-            f"no results of {name} on {dataset}: python -m distill_utils study {name} --dataset {dataset}"
-        )
+        raise ValueError(f"no results of {name} on {dataset}: "
+                         f"python -m distill_utils study {name} --dataset {dataset}")
     return read(path)
 
 
@@ -256,10 +255,6 @@ def _run_cell(name: str, dataset: str, arm: dict, seed: int, wait: bool) -> None
             _append(_journal(study, dataset), {"arm": arm, "seed": seed, "metrics": metrics, "seconds": seconds})
     except Timeout:
         return
-
-
-def _pairs(arms: list[dict], seeds: int) -> list[tuple[dict, int]]:
-    return [(arm, seed) for arm in arms for seed in range(seeds)]
 
 
 def _summary(arms: list[dict], runs: list[dict]) -> list[dict]:

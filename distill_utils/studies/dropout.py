@@ -8,9 +8,8 @@ method the rate is chosen on validation, as a mean over seeds, and test is repor
 from dataclasses import replace
 
 from distill_utils import recipes, studies
-from distill_utils.evaluation import compare, score
+from distill_utils.evaluation import evaluate
 from distill_utils.recipes import Recipe, load_or_train
-from distill_utils.training import logits
 
 TEMPERATURE = 8.0
 SMALLEST = 0.01  # of accuracy: a difference of one point would matter
@@ -23,17 +22,10 @@ METHODS = ("alone", "distilled")
 def arms(dataset: str) -> list[dict]:
     """The teachers (the series' own has rate 0.1), the grid of students, and students of the other teachers."""
     teachers = [{"model": "teacher", "rate": rate} for rate in _TEACHER_RATES[dataset]]
-    grid = [
-        {"method": method, "width": width, "rate": rate, "teacher_rate": 0.1}
-        for width in _WIDTHS[dataset]
-        for method in METHODS
-        for rate in _RATES[dataset]
-    ]
-    others = [
-        {"method": "distilled", "width": 8, "rate": 0.0, "teacher_rate": rate}
-        for rate in _TEACHER_RATES[dataset]
-        if rate != 0.1
-    ]
+    grid = [{"method": method, "width": width, "rate": rate, "teacher_rate": 0.1}
+            for width in _WIDTHS[dataset] for method in METHODS for rate in _RATES[dataset]]
+    others = [{"method": "distilled", "width": 8, "rate": 0.0, "teacher_rate": rate}
+              for rate in _TEACHER_RATES[dataset] if rate != 0.1]
     return teachers + grid + others
 
 
@@ -55,25 +47,16 @@ def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
 
 def run(arm: dict, seed: int, dataset: str) -> dict:
     """Accuracies in [0, 1], losses in nats, calibration and agreement with the teacher of one run."""
-    chosen = recipe(arm, seed, dataset)
+    chosen, image_data = recipe(arm, seed, dataset), recipes.dataset(dataset, seed)
     model = load_or_train(chosen, quiet=True).model
-    image_data = recipes.dataset(dataset, seed)
-    test = logits(model, image_data.test.images)
-    scores = {
-        "validation": score(logits(model, image_data.validation.images), image_data.validation.labels),
-        "train": score(logits(model, image_data.train.images), image_data.train.labels),
-        "test": score(test, image_data.test.labels),
+    teacher = chosen.teacher and load_or_train(chosen.teacher, quiet=True).model
+    validation, train = evaluate(model, image_data.validation), evaluate(model, image_data.train)
+    test = evaluate(model, image_data.test, teacher)
+    return {
+        "validation_accuracy": validation["accuracy"], "validation_nll": validation["nll"],
+        "train_accuracy": train["accuracy"], "train_loss": train["nll"],
+        **{f"test_{name}": test.pop(name) for name in ("accuracy", "nll", "ece")}, **test,
     }
-    metrics = {
-        "validation_accuracy": scores["validation"]["accuracy"], "validation_nll": scores["validation"]["nll"],
-        "train_accuracy": scores["train"]["accuracy"], "train_loss": scores["train"]["nll"],
-        "test_accuracy": scores["test"]["accuracy"], "test_nll": scores["test"]["nll"],
-        "test_ece": scores["test"]["ece"],
-    }
-    if chosen.teacher is not None:
-        teacher = load_or_train(chosen.teacher, quiet=True).model
-        metrics |= compare(test, logits(teacher, image_data.test.images))
-    return metrics
 
 
 def chosen_rate(runs: list[dict], width: int, method: str) -> float:
@@ -100,9 +83,8 @@ def claims(dataset: str) -> list[studies.Claim]:
         return values
 
     def of_teacher(rate):
-        return lambda runs: studies.select(
-            runs, "test_accuracy", method="distilled", width=8, rate=0.0, teacher_rate=rate
-        )
+        return lambda runs: studies.select(runs, "test_accuracy", method="distilled", width=8, rate=0.0,
+                                           teacher_rate=rate)
 
     rows = []
     for width in _WIDTHS[dataset]:

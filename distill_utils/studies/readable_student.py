@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_utils import _store, hard_tree, recipes, studies
+from distill_utils._checkpoint import with_prefix
 from distill_utils.augment import DIGITS, NONE, Augmentation, augment
 from distill_utils.data import ImageSet
 from distill_utils.evaluation import compare, score
@@ -158,8 +159,7 @@ def carts(target: str, seed: int, dataset: str) -> dict[int, HardTree]:
 
     key = {"target": target, "seed": seed, "setting": asdict(setting), "data": image_data.fingerprint}
     kept, _ = _store.load_or_make("cart", key, make)
-    names = ("weights", "biases", "child_nodes", "leaves", "nodes")
-    return {depth: HardTree(*(kept[f"{depth}.{name}"] for name in names)) for depth in DEPTHS}
+    return {depth: HardTree(**with_prefix(kept, f"{depth}.")) for depth in DEPTHS}
 
 
 def run(arm: dict, seed: int, dataset: str) -> dict:

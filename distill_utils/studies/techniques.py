@@ -16,9 +16,9 @@ from dataclasses import replace
 from torch import nn
 
 from distill_utils import feature_losses, losses, recipes, studies, training
-from distill_utils.evaluation import compare, look_alikes, score, soft_confusions
+from distill_utils.evaluation import evaluate, look_alikes, soft_confusions
 from distill_utils.recipes import Context, Recipe, load_or_train, method
-from distill_utils.training import Schedule, logits
+from distill_utils.training import Schedule
 
 TEMPERATURE = 16.0  # of what is split or added to: near the limit, where the loss hardly depends on it
 SMALLEST = 0.01  # of accuracy: a difference of one point would matter
@@ -170,22 +170,22 @@ def tuned(name: str, dataset: str) -> list[float]:
     """Validation accuracy of each setting of a technique, at the tuning seed."""
     validation = recipes.dataset(dataset, TUNING_SEED).validation
     trained = [load_or_train(recipe(name, setting, TUNING_SEED, dataset), quiet=True) for setting in TECHNIQUES[name]]
-    return [score(logits(one.model, validation.images), validation.labels)["accuracy"] for one in trained]
+    return [evaluate(one.model, validation)["accuracy"] for one in trained]
 
 
-def relative_cost(name: str, setting: dict, seed: int, dataset: str, *, steps: int = 15, repeats: int = 5) -> float:
-    """Processor time of a training step in units of a step of plain distillation on recorded logits, measured in
-    turns; the median."""
+def relative_cost(name: str, setting: dict, seed: int, dataset: str) -> float:
+    """Processor time of a training step in units of a step of plain distillation on recorded logits: the median of
+    five measurements of fifteen steps, in turns."""
 
     def seconds(name, setting):
-        short = replace(recipe(name, setting, seed, dataset), schedule=Schedule(steps=steps))
+        short = replace(recipe(name, setting, seed, dataset), schedule=Schedule(steps=15))
         network, given = recipes.untrained(short, quiet=True), recipes.ingredients(short, quiet=True)
         start = time.process_time()
         training.fit(network, **given | {"validation": None})
         return time.process_time() - start
 
     plain = TECHNIQUES[PLAIN][0]
-    return statistics.median(seconds(name, setting) / seconds(PLAIN, plain) for _ in range(repeats))
+    return statistics.median(seconds(name, setting) / seconds(PLAIN, plain) for _ in range(5))
 
 
 def run(arm: dict, seed: int, dataset: str) -> dict:
@@ -210,14 +210,10 @@ def run(arm: dict, seed: int, dataset: str) -> dict:
 
 def _scores(network: nn.Module, seed: int, dataset: str) -> dict:
     image_data = recipes.dataset(dataset, seed)
-    test, validation = image_data.test, image_data.validation
-    teacher = load_or_train(teacher_recipe(seed, dataset), quiet=True).model
-    outputs = logits(network, test.images)
-    scores = score(outputs, test.labels)
+    test = evaluate(network, image_data.test, load_or_train(teacher_recipe(seed, dataset), quiet=True).model)
     return {
-        "validation_accuracy": score(logits(network, validation.images), validation.labels)["accuracy"],
-        "test_accuracy": scores["accuracy"], "test_nll": scores["nll"], "test_ece": scores["ece"],
-        **compare(outputs, logits(teacher, test.images)),
+        "validation_accuracy": evaluate(network, image_data.validation)["accuracy"],
+        **{f"test_{name}": test.pop(name) for name in ("accuracy", "nll", "ece")}, **test,
     }
 
 
@@ -227,13 +223,8 @@ def claims(dataset: str) -> list[studies.Claim]:
     def accuracy(name):
         return lambda runs: studies.select(runs, "test_accuracy", technique=name)
 
-    return [
-        studies.Claim(
-            f"{name} against plain distillation", "test_accuracy", accuracy(name), accuracy(PLAIN), SMALLEST
-        )
-        for name in TECHNIQUES
-        if name != PLAIN
-    ]
+    return [studies.Claim(f"{name} against plain distillation", "test_accuracy", accuracy(name), accuracy(PLAIN),
+                          SMALLEST) for name in TECHNIQUES if name != PLAIN]
 
 
 STUDY = studies.Study(

@@ -122,7 +122,7 @@ def test_a_damaged_file_of_timings_is_named(one_notebook, capsys):
     ("arguments", "message"),
     [
         (["run"], "unknown dataset 'glyph': must be one of glyphs, "),
-        (["study", "dropot"], "unknown study 'dropot': one of dropout, "),
+        (["study", "dropot"], "unknown study 'dropot': one of biased_cue, dropout, "),
         (["study", "dropout", "--dataset", "digits"], "the study dropout is made for glyphs, "),
     ],
 )

@@ -11,10 +11,12 @@ import tomllib
 import warnings
 from pathlib import Path
 
+import nbformat
 import notebook_rules
 import planted
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_rules import CHECKED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,23 +33,18 @@ OPTIONS = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1]
 CHECK = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
 
 
-def cell(source: str, printed: str = "", tags: tuple = ()) -> dict:
-    outputs = [{"output_type": "stream", "name": "stdout", "text": printed}] if printed else []
-    return {"cell_type": "code", "metadata": {"tags": list(tags)}, "source": source, "outputs": outputs}
+def cell(source: str, printed: str = "", tags: tuple = ()):
+    outputs = [new_output("stream", text=printed)] if printed else []
+    return new_code_cell(source, outputs=outputs, metadata={"tags": list(tags)})
 
 
-def saved(path: Path, *parts: dict | str) -> Path:
+def saved(path: Path, *parts) -> Path:
     """A notebook file of text cells and code cells that looks as if it had been run."""
-    cells = [
-        {"cell_type": "markdown", "metadata": {}, "source": each} if isinstance(each, str) else each for each in parts
-    ]
-    for count, each in enumerate((each for each in cells if each["cell_type"] == "code"), start=1):
-        each["execution_count"] = count
-    for number, each in enumerate(cells):
-        each["id"] = f"cell-{number}"
+    cells = [new_markdown_cell(each) if isinstance(each, str) else each for each in parts]
+    for count, each in enumerate((each for each in cells if each.cell_type == "code"), start=1):
+        each.execution_count = count
     path.parent.mkdir(exist_ok=True)
-    book = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-    path.write_text(json.dumps(book), encoding="utf-8")
+    nbformat.write(new_notebook(cells=cells), path)
     return path
 
 

@@ -46,9 +46,6 @@ class Draw:
         random = torch.rand(self.shape(letters), generator=self.generator())
         return random.round() if self.one(False, True) else random
 
-    def distributions(self, letters: str) -> Tensor:
-        return self.floats(letters).softmax(-1)
-
     def longs(self, letters: str, high: int) -> Tensor:
         """Whole numbers from 0 to high - 1."""
         return torch.randint(high, self.shape(letters), generator=self.generator())
@@ -118,10 +115,6 @@ def located(d):
     maps = d.floats("NHW")
     maps[:, 0, 0] += 1.5
     return {"maps": maps, "masks": d.masks("NHW")}
-
-
-def images_for(d):
-    return d.shares("NKHW")
 
 
 def an_augmentation(d):

@@ -109,14 +109,6 @@ def test_flops_and_parameters_follow_the_closed_form(model, shape, flops, parame
     assert measured["latency_ms_256"] > 0
 
 
-def test_a_weight_that_two_layers_share_is_counted_once():
-    first, second = nn.Linear(9, 9, bias=False), nn.Linear(9, 9, bias=False)
-    second.weight = first.weight
-    measured = evaluation.cost(nn.Sequential(nn.Flatten(), first, second), torch.rand(1, 1, 3, 3), repeats=1)
-    assert measured["parameters"] == 81
-    assert 0 < measured["bytes"] - 4 * 81 < 4 * 81
-
-
 # Groups of classes
 
 

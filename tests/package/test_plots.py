@@ -17,6 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from nbconvert.filters import markdown2html_mistune
 from PIL import Image
+from test_hard_tree import PARTS
 
 from distill_utils import plots, recipes, training, tree_plot, widgets
 from distill_utils.hard_tree import HardTree
@@ -167,10 +168,7 @@ def test_a_grid_shows_every_image_on_one_grey_scale_and_changes_no_input(channel
 
 
 def test_a_drawn_tree_shows_its_gates_its_leaves_and_the_path_of_an_image():
-    tree = HardTree(
-        torch.tensor([[1.0, 0, 0, 0], [0, 1, 2, 0]]), torch.tensor([-0.5, -1.0]),
-        torch.tensor([[-1, 1], [-2, -3]]), 4 * torch.eye(3), torch.arange(2),
-    )  # fmt: skip
+    tree = HardTree(**PARTS)
     images = torch.tensor([1.0, 1.0, 1.0, 0.0])[:, None, None, None].expand(4, 1, 2, 2)
     fig = tree_plot.draw_tree(tree, ["$a$", "b", "c"], (2, 2), images=images, image=images[0])
     axis = fig.axes[0]
@@ -182,10 +180,7 @@ def test_a_drawn_tree_shows_its_gates_its_leaves_and_the_path_of_an_image():
 
 
 def test_filters_can_be_drawn_over_the_mean_of_the_images_that_reach_their_gate():
-    tree = HardTree(
-        torch.tensor([[1.0, 0, 0, 0], [0, 1, 2, 0]]), torch.tensor([-0.5, -1.0]),
-        torch.tensor([[-1, 1], [-2, -3]]), 4 * torch.eye(3), torch.arange(2),
-    )  # fmt: skip
+    tree = HardTree(**PARTS)
     images = torch.tensor([0.9, 0.7, 0.1])[:, None, None, None].expand(3, 1, 2, 2)  # two of them reach gate 1
     fig = tree_plot.draw_tree(tree, ["a", "b", "c"], (2, 2), images=images, overlay=True)
     gates = [inset for inset in fig.axes[0].child_axes if inset.images]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distill_utils import data, settings
+from distill_utils import settings
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,6 @@ def test_a_folder_does_not_depend_on_where_the_process_starts(variable, folder, 
         assert folder() == expected
 
 
-def test_neither_does_a_folder_of_photographs(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "ROOT", tmp_path)
-    monkeypatch.chdir("/")
-    with pytest.raises(data.DataError, match=f"{tmp_path}/photos is not a directory"):
-        data.load("folder:photos")
-
-
 def test_the_root_is_the_checkout_in_a_kernel_too_where_the_package_is_installed_elsewhere(tmp_path, monkeypatch):
     """A kernel starts in notebooks/."""
     installed = Path(shutil.copy(settings.__file__, tmp_path / "settings.py"))
@@ -42,7 +35,3 @@ def test_the_root_is_the_checkout_in_a_kernel_too_where_the_package_is_installed
     assert runpy.run_path(str(installed))["ROOT"] == settings.ROOT
     monkeypatch.chdir(tmp_path)
     assert runpy.run_path(str(installed))["ROOT"] == tmp_path
-
-
-def test_the_root_is_the_checkout():
-    assert (settings.ROOT / "pyproject.toml").exists()

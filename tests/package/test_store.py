@@ -4,9 +4,7 @@ import errno
 import itertools
 import json
 import os
-import pickle
 import shutil
-import subprocess
 
 import filelock
 import pytest
@@ -66,32 +64,6 @@ def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path):
         _store.load(tmp_path / "theirs")
 
 
-class _Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize(
-    ("write", "read"),
-    [
-        (torch.save, lambda path: torch.load(path, weights_only=False)),
-        (lambda bomb, path: path.write_bytes(pickle.dumps(bomb)), lambda path: pickle.loads(path.read_bytes())),
-    ],
-    ids=["torch", "pickle"],
-)
-def test_a_file_that_runs_code_when_unpickled_is_refused_and_runs_none(write, read, tmp_path):
-    model, mark = tmp_path / "model.safetensors", tmp_path / "exploded"
-    write(_Bomb(mark), model)
-    with pytest.raises(DamagedFile, match=f"{model} is damaged"):
-        _store.load(model)
-    assert not mark.exists()
-    read(model.rename(tmp_path / "model.pt"))
-    assert mark.exists()  # the bomb was a live one
-
-
 # Writing
 
 
@@ -127,27 +99,7 @@ def test_a_full_device_is_told_in_a_sentence(saved):
         write()
     assert caught.value.errno == errno.ENOSPC
     assert _store.load(saved)[1] == RECORD
-
-
-def test_a_full_disk_is_told_in_a_sentence_and_harms_nothing(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if (
-        not shutil.which("mount")
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode
-    ):
-        pytest.skip("a small disk cannot be mounted here: that takes root")
-    try:
-        path = disk / "artifact.safetensors"
-        _store.save(path, TENSORS, RECORD)
-        with pytest.raises(OSError, match=f"no room on the disk for {path}: free some space"):
-            _store.save(path, {"weight": torch.rand(100_000)}, RECORD)
-        with pytest.raises(OSError, match="no room on the disk"):
-            _store.write_json(disk / "results.json", list(range(100_000)))
-        assert list(disk.iterdir()) == [path]
-        assert _store.load(path)[1] == RECORD
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    assert list(saved.parent.iterdir()) == [saved]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
@@ -365,13 +317,6 @@ def test_an_edit_of_the_source_is_provenance_and_changes_no_key(monkeypatch):
     assert _store.load_or_make("model", {"seed": 0}, None)[1] == {"history": [1.5]}
     (path,) = (settings.runs_folder()).glob("*.safetensors")
     assert len(_store.load(path)[1]["code"]) == 16
-
-
-def test_an_unknown_kind_lists_the_known_ones():
-    with pytest.raises(
-        ValueError, match="unknown kind of artifact 'weights': one of images, photographs, logits, model"
-    ):
-        _store.load_or_make("weights", {}, make)
 
 
 def test_a_name_that_is_too_long_is_told_in_a_sentence(tmp_path):

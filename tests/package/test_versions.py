@@ -164,13 +164,19 @@ def different(name: str) -> list[tuple[float, float]]:
     return [(a, b) for a, b in zip(committed, found, strict=True) if abs(a - b) > TOLERANCE * max(abs(a), floor)]
 
 
+def version_of(name: str) -> tuple[int, str]:
+    """The present version that an artifact belongs to, and where it is written."""
+    kind, _, detail = name.partition(" ")
+    if kind == "method":
+        return recipes.METHODS[detail].version, f'version= of @method("{detail}")'
+    return _store.VERSIONS[kind.rstrip(":")], f"VERSIONS[{kind.rstrip(':')!r}] in _store.py"
+
+
 @pytest.mark.parametrize("name", ARTIFACTS)
 def test_what_an_artifact_holds_changes_with_its_version_alone(name):
     torch.set_num_threads(1)
     committed = json.loads(COMMITTED.read_text(encoding="utf-8"))[name]["version"]
-    kind, _, detail = name.partition(" ")
-    version = recipes.METHODS[detail].version if kind == "method" else _store.VERSIONS[kind.rstrip(":")]
-    where = f'version= of @method("{detail}")' if kind == "method" else f"VERSIONS[{kind.rstrip(':')!r}] in _store.py"
+    version, where = version_of(name)
     cure = f"raise {where} if that is meant, then run python tests/package/test_versions.py"
     assert committed == version, f"{name} has a new version: run python tests/package/test_versions.py"
     found = different(name)
@@ -272,7 +278,5 @@ if __name__ == "__main__":
         torch.set_num_threads(1)
         found = {}
         for name, make in ARTIFACTS.items():
-            kind, _, detail = name.partition(" ")
-            version = recipes.METHODS[detail].version if kind == "method" else _store.VERSIONS[kind.rstrip(":")]
-            found[name] = {"version": version, "numbers": [round(value, 8) for value in make()]}
+            found[name] = {"version": version_of(name)[0], "numbers": [round(value, 8) for value in make()]}
     COMMITTED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -16,12 +16,6 @@ def text(arm):
 
 
 @pytest.mark.parametrize("dataset", study.STUDY.datasets)
-def test_no_two_arms_are_the_same(dataset):
-    arms = [text(arm) for arm in study.arms(dataset)]
-    assert len(set(arms)) == len(arms)
-
-
-@pytest.mark.parametrize("dataset", study.STUDY.datasets)
 def test_every_claim_compares_two_different_arms_seed_by_seed(dataset):
     arms = study.arms(dataset)
 
