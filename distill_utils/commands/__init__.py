@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("checks", help="print the table of checks of the last run")
     study = commands.add_parser("study", help="run what is missing of a study of many seeds, and print its verdicts")
     study.add_argument("name", help="an unknown name lists the known ones")
-    study.add_argument("--dataset", help="default: those with committed results, or the first that the study is made for")
+    study.add_argument("--dataset", help="default: those with results, or the first that the study is made for")
     study.add_argument("--seeds", type=_count, help="default: as many as there are, or 5")
     study.add_argument("--workers", type=_count, help="processes of one thread each; default: one per core")
     study.add_argument("--replace", action="store_true", help="run everything again")

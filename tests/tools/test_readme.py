@@ -87,7 +87,10 @@ def test_minutes_are_rounded_to_halves(seconds, minutes):
 def test_there_are_six_findings_each_with_its_number():
     lines = part("README.md", "findings").splitlines()
     assert len(lines) == 6
-    assert all(re.search(r"\[[+-]\d+\.\d+, [+-]\d+\.\d+\], \d+ seeds|\(\d+ seeds\)|per sentence, \d+ seeds", line) for line in lines)
+    assert all(
+        re.search(r"\[[+-]\d+\.\d+, [+-]\d+\.\d+\], \d+ seeds|\(\d+ seeds\)|per sentence, \d+ seeds", line)
+        for line in lines
+    )
     assert "{" not in "".join(lines)
 
 
