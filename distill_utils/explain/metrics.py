@@ -122,7 +122,7 @@ def agreement(maps: Tensor, others: Tensor) -> float:
     return float(own - torch.stack(mismatched).mean())
 
 
-def dissection(model: nn.Module, images: Tensor, masks: Tensor, *, layer: str = "features.5", share: float = 0.02,
+def dissection(model: nn.Module, images: Tensor, masks: Tensor, *, layer: str, share: float,
                turned: int | None = None) -> Tensor:
     """Network dissection (Bau et al. 2017): how well each unit of a layer marks each concept, IoU, U×K, in [0, 1].
 

@@ -108,7 +108,9 @@ def test_input_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="maps must be a float tensor N×H×W"):
         agreement(torch.rand(3, 4), torch.rand(3, 4))
     with pytest.raises(ValueError, match="empty concept"):
-        dissection(Units(), torch.rand(2, 1, 8, 8), torch.zeros(1, 2, 8, 8, dtype=torch.bool), layer="layer")
+        dissection(
+            Units(), torch.rand(2, 1, 8, 8), torch.zeros(1, 2, 8, 8, dtype=torch.bool), layer="layer", share=0.1
+        )
 
 
 class Units(nn.Module):
