@@ -7,6 +7,7 @@
 ## make tables set up, write the generated tables and findings into README.md, docs/results.md and course/README.md
 ## make lint   set up, check style, types and spelling
 ## make site   the web edition, in build/site; make site-test looks at it in Chromium
+## make zh     the Chinese edition, a checkout in build/zh; make zh-run draws its figures, make zh-stale lists what is old
 ## make slides slides from the notebooks' own cells, in build/slides
 ## make colab  notebooks that install the package first, in build/site/colab
 ## make browser-test move every control of the explorers in lessons 02, 08 and 09, in JupyterLab and Chromium
@@ -109,15 +110,30 @@ $(SITE)/ready: tools/site/requirements.txt
 	$(SITE)/bin/python -m uv pip install --python $(SITE)/bin/python --quiet -r tools/site/requirements.txt
 	@touch $^ $@
 
-slides: $(SITE)/ready
+# The Chinese edition, a checkout of its own in build/zh. Its figures are English until make zh-run has drawn them.
+zh: $(SITE)/ready
+	$(SITE)/bin/python tools/translate.py build
+
+zh-stale zh-mark: zh-%: $(SITE)/ready
+	$(SITE)/bin/python tools/translate.py $*
+
+zh-run: $(READY) zh
+	cd build/zh && DISTILL_LANGUAGE=zh DISTILL_RUNS=$(CURDIR)/runs DISTILL_BUILD=$(CURDIR)/build/zh-run \
+	  $(CURDIR)/$(BIN)/python -m distill_utils run --in-place
+
+slides: $(SITE)/ready zh
 	rm -rf build/slides
 	$(SITE)/bin/python tools/site/slides.py build/slides
+	DISTILL_LANGUAGE=zh $(SITE)/bin/python tools/site/slides.py build/slides/zh
 
 site: slides
 	rm -rf build/site build/site-doctrees
-	$(SITE)/bin/python tools/site/pages.py build/site-source
-	$(SITE)/bin/python -m sphinx -q -W --keep-going -c tools/site -d build/site-doctrees build/site-source build/site
-	cp -R build/slides build/site/slides
+	for language in en zh; do \
+	  there=$$(test $$language = en || echo /$$language); export DISTILL_LANGUAGE=$$language; \
+	  $(SITE)/bin/python tools/site/pages.py build/site-source/$$language && \
+	  $(SITE)/bin/python -m sphinx -q -W --keep-going -c tools/site -d build/site-doctrees/$$language \
+	    build/site-source/$$language build/site$$there || exit 1; done
+	cp -R build/slides build/site/slides && mv build/site/slides/zh build/site/zh/slides
 	$(SITE)/bin/python tools/site/check.py build/site
 
 # What a browser is driven with; a machine without npm goes on without it, and what needs it says so.
@@ -141,7 +157,7 @@ colab: $(SITE)/ready
 # for CUDA stays out: torch itself pins it, and a build for the CPU does without (UV_TORCH_BACKEND=cpu).
 lock: $(READY)
 	mkdir -p build && printf 'torch==2.15.0\ntorchvision==0.29.2\n' > build/constraints.txt
-	$(BIN)/python -m uv pip compile pyproject.toml --extra test --extra course --universal --python-version 3.11 --no-emit-index-url \
+	$(BIN)/python -m uv pip compile pyproject.toml --extra test --extra course --extra zh --universal --python-version 3.11 --no-emit-index-url \
 	  --no-annotate --upgrade --custom-compile-command "make lock" --constraint build/constraints.txt -o build/compiled.txt
 	grep -v -E '^(cuda|nvidia)-|^triton==' build/compiled.txt > requirements.txt
 	$(BIN)/python -m uv pip compile --group site --universal --python-version 3.11 --fork-strategy fewest --no-emit-index-url \
@@ -150,4 +166,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean planted
+.PHONY: help run test zh zh-stale zh-mark zh-run lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean planted

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distill_utils import settings
+from distill_utils._translate import translated
 
 _WORDS = {True: "PASS", False: "FAIL", None: "none"}
 _notebook = "notebook"
@@ -55,7 +56,7 @@ def check(name: str, value: float | bool, low: float | Mapping | None = None, hi
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if passed is False:
         raise CheckFailed(f"{name}: measured {value}, expected {_band(low_, high_)}")
-    print(f"PASS {name}" if passed else f"NO BAND for {dataset}: {name}")
+    print(f"PASS {translated(name)}" if passed else f"NO BAND for {dataset}: {translated(name)}")
 
 
 def table() -> str:

@@ -8,9 +8,11 @@ import warnings
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 from PIL import Image
+
+from distill_utils import settings
+from distill_utils._translate import translated, wide_font
 
 # Okabe and Ito (2008). Teacher, student alone and distilled student keep their colour and dash in the whole series.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
@@ -19,12 +21,11 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
 TEACHER = {"color": BLACK, "linestyle": "-", "marker": "o"}
 ALONE = {"color": ORANGE, "linestyle": "--", "marker": "s"}
 DISTILLED = {"color": BLUE, "linestyle": "-.", "marker": "^"}
-# matplotlib's own font has no Chinese, Japanese or Korean letters; where it lacks one, the first of these that is
-# installed is used.
+# matplotlib's own font has no Chinese, Japanese or Korean letters; where it lacks one, the first of these is used.
 WIDE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
               "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS")
 STYLE = {
-    "font.family": ["sans-serif", *(name for name in WIDE_FONTS if name in fontManager.get_font_names())],
+    "font.family": ["sans-serif", *filter(None, [wide_font(WIDE_FONTS)])],
     "figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True, "font.size": 14,
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 14, "lines.linewidth": 2.5,
     "lines.markersize": 8, "legend.frameon": False, "svg.hashsalt": "distill",
@@ -50,7 +51,7 @@ def show(fig: Figure, alt: str, table: list[dict] | None = None) -> None:
     """
     from IPython.display import display
 
-    data, metadata = picture(fig, alt)
+    data, metadata = picture(fig, translated(alt))
     display(data, raw=True, metadata=metadata)
     if table:
         show_table(table)
@@ -59,7 +60,7 @@ def show(fig: Figure, alt: str, table: list[dict] | None = None) -> None:
 def picture(fig: Figure, alt: str) -> tuple[dict, dict]:
     """A figure as the data and metadata that IPython.display.display takes with raw=True; closes the figure."""
     drawn, packed = io.BytesIO(), io.BytesIO()
-    show_dollars(fig)
+    finish(fig)
     with plt.style.context(["default", STYLE]), warnings.catch_warnings(record=True) as caught:
         fig.savefig(drawn, format="png", metadata={"Software": None})
     _warn_of_letters(caught)
@@ -69,10 +70,21 @@ def picture(fig: Figure, alt: str) -> tuple[dict, dict]:
     return {"image/png": packed.getvalue(), "text/plain": f"Figure: {alt}"}, {"image/png": {"alt": alt}}
 
 
-def show_dollars(fig: Figure) -> None:
-    """Make every text of a figure show its dollars, except for what a logarithmic axis writes, such as 10²."""
+def finish(fig: Figure) -> None:
+    """Put every text of a figure into the reader's language, and make it show its dollars, except for what a
+    logarithmic axis writes, such as 10²."""
+    has_font = settings.language() != "en" and wide_font(WIDE_FONTS)
+    if has_font:
+        for axis in (axis for axes in fig.axes for axis in (axes.xaxis, axes.yaxis)):
+            names = [label.get_text() for label in axis.get_ticklabels()]
+            if any(re.search(r"[A-Za-z]{2}", name) and "mathdefault" not in name for name in names):
+                axis.set_ticks(axis.get_ticklocs(), [translated(name) for name in names])
     for text in fig.findobj(Text):
-        if "$" in text.get_text() and r"\mathdefault" not in text.get_text():
+        if r"\mathdefault" in text.get_text():
+            continue
+        if has_font:
+            text.set_text(translated(text.get_text()))
+        if "$" in text.get_text():
             text.set_parse_math(False)
 
 
@@ -98,7 +110,7 @@ def show_table(rows: list[dict]) -> None:
     """
     from IPython.display import display
 
-    lines = [[_text(name) for name in rows[0]]] + [[_text(value) for value in row.values()] for row in rows]
+    lines = [[translated(_text(cell)) for cell in line] for line in [rows[0], *(row.values() for row in rows)]]
     numeric = [all(isinstance(row[name], int | float | np.number) for row in rows) for name in rows[0]]
     rule = ["---:" if right else ":---" for right in numeric]
     escaped = [[_escape(cell) for cell in line] for line in lines]

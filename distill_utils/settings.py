@@ -5,6 +5,7 @@ DISTILL_SIDE     the width and height of the images of a folder of photographs, 
 DISTILL_DATA     the folder of real datasets (default data)
 DISTILL_RUNS     the folder of trained models and recorded logits (default runs)
 DISTILL_BUILD    the folder of executed notebooks, pages and checks (default build)
+DISTILL_LANGUAGE the language of figures, tables and checks: en (default) or zh
 
 A relative path, also that of DISTILL_DATASET=folder:PATH, starts at the root of the checkout. It therefore means the
 same folder in a command and in a notebook, whose kernel starts in notebooks/.
@@ -58,6 +59,19 @@ def build_folder() -> Path:
 
 def results_folder() -> Path:
     return ROOT / "results"
+
+
+def translations_folder() -> Path:
+    return ROOT / "translations"
+
+
+def language() -> str:
+    """The language of figures, tables and checks. Raises ValueError, which lists the known ones, for another."""
+    name = os.environ.get("DISTILL_LANGUAGE") or "en"
+    if name != "en" and not (translations_folder() / name / "strings.po").exists():
+        known = ["en", *sorted(path.parent.name for path in translations_folder().glob("*/strings.po"))]
+        raise ValueError(f"DISTILL_LANGUAGE={name} is not known: choose one of {', '.join(known)}")
+    return name
 
 
 def cores() -> int:

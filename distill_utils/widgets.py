@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from distill_utils._translate import translated
+
 SECONDS = 10.0  # a training that takes longer shows its curve
 
 
@@ -15,6 +17,7 @@ def explore(draw: Callable, *, instead: str, **controls) -> None:
     for a menu, or an ipywidgets widget; instead: the text shown on a page without a kernel, which names the static
     figure to look at. Without ipywidgets it prints that text.
     """
+    instead = translated(instead)
     try:
         import ipywidgets
         from IPython.display import display
@@ -27,7 +30,7 @@ def explore(draw: Callable, *, instead: str, **controls) -> None:
 
     def redraw(**values):
         fig = draw(**values)
-        plots.show_dollars(fig)
+        plots.finish(fig)
         display(fig)
         plt.close(fig)
 

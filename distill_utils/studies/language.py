@@ -35,7 +35,7 @@ _KEYS = ("model", "method", "sentences", "reverse", "temperature", "units", "mat
 _MATCHED = {"soft": SOFT, "alone": ALONE, "alone, 20,000 sentences": ALONE_MANY}
 
 
-class Trained(NamedTuple):
+class _Trained(NamedTuple):
     """A network in eval mode; its measures at twenty points of training, lists by name; and the number of words that
     the teacher read or wrote for it."""
 
@@ -49,7 +49,7 @@ def sentences(part: str, seed: int = 0) -> Tensor:
     return language.sample(SIZES[part], len(SIZES) * seed + list(SIZES).index(part))
 
 
-def trained(arm: dict, seed: int = 0, *, quiet: bool = False) -> Trained:
+def trained(arm: dict, seed: int = 0, *, quiet: bool = False) -> _Trained:
     """The network of an arm: loaded where it was trained before, else trained, after its teacher."""
     role = "teacher" if arm == TEACHER else "student"
     with seeded(seed):
@@ -71,7 +71,7 @@ def trained(arm: dict, seed: int = 0, *, quiet: bool = False) -> Trained:
     key = {"arm": arm, "seed": seed, "sentences": [OWN, WRITTEN, SIZES], "units": UNITS, "schedules": repr(SCHEDULES)}
     state, record = _store.load_or_make("language", key, make)
     model.load_state_dict(state)
-    return Trained(model.eval(), record["curve"], record["teacher_words"])
+    return _Trained(model.eval(), record["curve"], record["teacher_words"])
 
 
 def _train(model: LanguageModel, arm: dict, seed: int, note: Callable, quiet: bool) -> int:

@@ -45,7 +45,8 @@ def test_pages_of_executed_notebooks_find_the_glossary():
 
 def terms() -> dict[str, tuple[str, str]]:
     """Heading, English and Chinese text of every entry, by anchor."""
-    entries = re.split(r"^## ", read(COURSE / "glossary.md"), flags=re.MULTILINE)[1:]
+    text = read(COURSE / "glossary.md").partition("## Words that are not used")[0]
+    entries = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     found = {}
     for entry in entries:
         heading, english, chinese = entry.strip().split("\n\n")

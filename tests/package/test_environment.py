@@ -49,7 +49,7 @@ def test_conda_and_pip_ask_for_the_same_packages_and_versions():
 
 
 def test_the_conda_environment_ends_with_this_checkout():
-    assert ENVIRONMENT["dependencies"][-1] == {"pip": ["-e ."]}
+    assert ENVIRONMENT["dependencies"][-1] == {"pip": ["-e .[zh]"]}
     assert ENVIRONMENT["channels"] == ["conda-forge"]
 
 
@@ -60,10 +60,13 @@ def test_every_line_of_the_conda_environment_says_what_it_is_for():
     assert not bare
 
 
-@pytest.mark.parametrize("name", sorted(wanted()))
+PINNED = wanted() | bounds(PROJECT["optional-dependencies"]["zh"])
+
+
+@pytest.mark.parametrize("name", sorted(PINNED))
 def test_every_dependency_has_an_exact_pin_within_its_bound(name):
     assert name in pins(), f"{name} is not in requirements.txt: make lock"
-    assert all(version in SpecifierSet(wanted()[name]) for version in pins()[name])
+    assert all(version in SpecifierSet(PINNED[name]) for version in pins()[name])
 
 
 def test_pins_hold_no_address_and_no_index_option():

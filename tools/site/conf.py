@@ -1,5 +1,6 @@
 """The web edition: how Sphinx builds what pages.py has laid out. make site"""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,10 +10,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "site")]
 import body  # noqa: E402
 import launch  # noqa: E402
 
-project = "Knowledge distillation, step by step and measured"
+IS_CHINESE = os.environ.get("DISTILL_LANGUAGE") == "zh"
+project = "知识蒸馏：逐步实现，逐项实测" if IS_CHINESE else "Knowledge distillation, step by step and measured"
 author = copyright = ""
-html_title = html_short_title = "Knowledge distillation"
-language = "en"
+html_title = html_short_title = "知识蒸馏" if IS_CHINESE else "Knowledge distillation"
+language = "zh_CN" if IS_CHINESE else "en"
 highlight_language = "none"  # of blocks that name none: formulas and commands
 extensions = ["myst_nb"]
 root_doc = "index"
@@ -45,10 +47,14 @@ def setup(app):
 
 
 def _language(app, page, template, context, doctree):
-    """A page NAME.zh-CN is marked as Chinese as a whole, for screen readers; on other pages, Chinese words are."""
+    """A Chinese page is marked as such as a whole, for screen readers; on others, Chinese words are. Each page of one
+    edition leads to the same page of the other."""
     if context.get("body"):
         context["body"] = body.opened(body.unbroken(body.breakable(context["body"])))
-    if page.endswith(".zh-CN"):
+    elsewhere = "../" if IS_CHINESE else "zh/"
+    if not page.endswith(".zh-CN"):
+        context["other_edition"] = f"{context['content_root']}{elsewhere}{page}.html"
+    if IS_CHINESE or page.endswith(".zh-CN"):
         context["language"] = "zh-CN"
     elif context.get("body"):
         context["body"] = body.chinese(context["body"])

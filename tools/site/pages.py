@@ -5,11 +5,12 @@
 Nothing is written twice: README.md becomes the start page, every notebook and every page of course/ and docs/ a page
 of its own, and the package's docstrings, read without importing anything, the API reference. A relative link that
 works in the repository works in the site: to a page, to a module's reference, to a page that shows the file, to a
-copy of a file that is data, or to a list, for a folder.
+copy of a file that is data, or to a list, for a folder. DISTILL_LANGUAGE=zh lays out the Chinese edition, build/zh.
 """
 
 import ast
 import json
+import os
 import posixpath
 import re
 import shutil
@@ -17,8 +18,13 @@ import sys
 import textwrap
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+LANGUAGE = os.environ.get("DISTILL_LANGUAGE") or "en"
+ROOT = Path(__file__).resolve().parents[2] / ("" if LANGUAGE == "en" else f"build/{LANGUAGE}")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+CHINESE = {
+    "Lessons": "课程", "Course": "教学", "Package": "软件包", "About the series": "关于本系列",
+    "Notebook": "笔记本", "Slides": "幻灯片", "API reference": "API 参考",
+}  # fmt: skip
 
 import launch  # noqa: E402  (the package's only part here: it needs nothing but Python)
 
@@ -92,6 +98,10 @@ def relinked(text: str, page: str, known: dict[str, str], wanted: set[str], root
         found = posixpath.normpath(posixpath.join(posixpath.dirname(page), target.replace("%20", " ")))
         if found.startswith("..") or not (root / found).exists():
             raise BadLink(f"{page} links to {match[2]}, which does not exist: correct the link")
+        if found.endswith(".ipynb") and found not in known:
+            raise BadLink(
+                f"{page} links to {match[2]}, which is no page of the site: link to a page that leads there"
+            )
         wanted.add(found)
         there = posixpath.relpath(place(found, known, root), here or ".")
         if "href" in match[1]:  # raw HTML is passed on as it is: it needs the name of the page that comes out
@@ -139,12 +149,17 @@ def for_readers(code: str) -> str:
     return re.sub(r" *# fmt: (skip|off|on)$", "", code, flags=re.MULTILINE)
 
 
+def say(words: str) -> str:
+    """The site's own words in the edition's language."""
+    return CHINESE[words] if LANGUAGE == "zh" else words
+
+
 def ways_to_open(path: Path) -> str:
     """One line of links below a lesson's title: run it elsewhere, take it along."""
     ways = [f"[{name}]({address})" for name, address in launch.links(path.stem).items()]
     ways += [
-        f"{{download}}`Notebook </files/notebooks/{path.name}>`",
-        f'<a href="../slides/{path.stem}.html">Slides</a>',
+        f"{{download}}`{say('Notebook')} </files/notebooks/{path.name}>`",
+        f'<a href="../slides/{path.stem}.html">{say("Slides")}</a>',
     ]
     return " · ".join(ways)
 
@@ -289,7 +304,7 @@ def write(folder: Path, root: Path = ROOT) -> None:
     names = "\n".join(modules)
     tree = f"```{{toctree}}\n:hidden:\n\n{names}\n```"
     listing = "\n".join(f"- [{name}]({name}.md): {plain(first_sentence(path))}" for name, path in modules.items())
-    _put(folder / "api" / "index.md", f"# API reference\n\n{plain(opening)}\n\n{listing}\n\n{tree}\n")
+    _put(folder / "api" / "index.md", f"# {say('API reference')}\n\n{plain(opening)}\n\n{listing}\n\n{tree}\n")
     _others(folder, known, wanted, root)
 
 
@@ -322,15 +337,16 @@ def contents(known: dict[str, str], root: Path = ROOT) -> str:
         "About the series": [
             page for page in known if page.startswith(("docs/", "CONTRIBUTING")) and ".zh-CN." not in page
         ],
-        "Other languages": [page for page in known if ".zh-CN." in page],
     }
+    if LANGUAGE == "en":
+        groups["Other languages"] = [page for page in known if ".zh-CN." in page]
     text = ""
     for caption, members in groups.items():
         lines = [
             f"{title(root / page)} </{known[page].rsplit('.', 1)[0]}>" if page in known else page for page in members
         ]
         if lines:
-            text += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(lines) + "\n```\n"
+            text += f"\n```{{toctree}}\n:hidden:\n:caption: {say(caption)}\n\n" + "\n".join(lines) + "\n```\n"
     return text
 
 

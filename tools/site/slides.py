@@ -34,7 +34,7 @@ sys.path.insert(0, str(HERE))
 
 import pages  # noqa: E402
 
-NOTEBOOKS = HERE.parents[1] / "notebooks"
+SUMMARY = ("Summary", "小结")
 WORDS = 45  # of running text on a slide
 # Pixels that a figure has below a heading and two or three lines, beside them, and below a heading alone; as in
 # slides.css.
@@ -42,11 +42,11 @@ ROOM = {"below": (1220, 470), "beside": (850, 672), "alone": (1240, 640)}
 SHOWN = {"slide", "subslide", "fragment"}
 # Words that announce what a slide may not show, by what would have to be there.
 ANNOUNCED = {
-    "figure": re.compile(r"\b(figures?|panels?)\b", re.IGNORECASE),
-    "table": re.compile(r"\b(?<!in a )tables?\b", re.IGNORECASE),
-    "explorer": re.compile(r"\b(explorer|slider)s?\b", re.IGNORECASE),
+    "figure": re.compile(r"\b(figures?|panels?)\b|[上下该本]图|图[中里的]|[幅张个]图|面板", re.IGNORECASE),
+    "table": re.compile(r"\b(?<!in a )tables?\b|[上下该本]表|表[中里]|[张个]表", re.IGNORECASE),
+    "explorer": re.compile(r"\b(explorer|slider)s?\b|滑块|交互", re.IGNORECASE),
 }
-SENTENCE = re.compile(r"(?<!et al\.)(?<=[.?!:])\s+(?=[^a-z])")
+SENTENCE = re.compile(r"(?<!et al\.)(?<=[.?!:])\s+(?=[^a-z])|(?<=[。？！：])")
 HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.MULTILINE)
 FENCED = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL)
 
@@ -77,7 +77,7 @@ def parts(notebook) -> list[Part]:
             if slide_type(cell) != "skip":
                 found[-1].pieces.append(cell)
             continue
-        for level, title, text in _pieces_of_text(cell.source):
+        for level, title, text in _pieces_of_text(pages.ANCHOR.sub("", cell.source)):
             if level:
                 if level <= 2:
                     section, skipped = title, slide_type(cell) == "skip"
@@ -116,14 +116,25 @@ def _paragraphs(text: str) -> list[str]:
 
 def brief(text: str, words: int = WORDS) -> str:
     """The first sentences of a paragraph that fit, at least one."""
-    if len(text.split()) <= words:
+    if length(text) <= words:
         return text
     kept = ""
     for sentence in SENTENCE.split(text):
-        if kept and len(f"{kept} {sentence}".split()) > words:
+        if kept and length(kept) + length(sentence) > words:
             break
-        kept = f"{kept} {sentence}".strip()
-    return kept.removesuffix(":") + ("." if kept.endswith(":") else "")
+        kept = joined([kept, sentence])
+    return re.sub("[:：]$", lambda mark: "." if mark[0] == ":" else "。", kept)
+
+
+def length(text: str) -> float:
+    """In English words; a Chinese character counts as 0.6."""
+    han = len(re.findall(r"[\u3400-\u9fff]", text))
+    return len(re.sub(r"[\u3400-\u9fff]+", " ", text).split()) + 0.6 * han
+
+
+def joined(sentences: list[str]) -> str:
+    """Sentences one after the other; Chinese ones without a space between."""
+    return re.sub(r"(?<=[。？！：；，]) (?=\S)", "", " ".join(filter(None, sentences)).strip())
 
 
 def without_lost(text: str, shown: str | None) -> str:
@@ -132,12 +143,16 @@ def without_lost(text: str, shown: str | None) -> str:
     shown: "figure", "table" or None.
     """
     lost = [words for what, words in ANNOUNCED.items() if what != shown]
-    kept, sentences = [], re.split(r"(?<!et al\.)(?<=[.?!])\s+", text)
+    kept, sentences = [], re.split(r"(?<!et al\.)(?<=[.?!])\s+|(?<=[。？！])", text)
     for sentence in sentences:
-        clauses = re.split(r"(?<=[;:])\s+", sentence)
+        clauses = re.split(r"(?<=[;:])\s+|(?<=[；：])", sentence)
         first = next((i for i, clause in enumerate(clauses) if any(words.search(clause) for words in lost)), None)
-        kept.append(sentence if first is None else re.sub("[;:]$", ".", " ".join(clauses[:first])))
-    return text if kept == sentences else " ".join(filter(None, kept))
+        if first is None:
+            kept.append(sentence)
+        else:
+            end = joined(clauses[:first])
+            kept.append(re.sub("[;:；：]$", "." if end[-1:] in ";:" else "。", end))
+    return text if kept == sentences else joined(kept)
 
 
 def is_prose(paragraph: str) -> bool:
@@ -161,9 +176,9 @@ def slides(notebook) -> list:
     if any(map(_is_figure, opening.code())):
         shown += _part(opening, alone=False)
     for part in rest:
-        if part.skipped or re.fullmatch(r"(\d+\. )?(set[- ]up|next)", part.section, re.IGNORECASE):
+        if part.skipped or re.fullmatch(r"(\d+\. )?(set[- ]up|next|准备|下一步)", part.section, re.IGNORECASE):
             continue
-        if part.title in ("Summary", "Exercises"):
+        if part.title in (*SUMMARY, "Exercises", "练习"):
             shown += _closing(part)
             continue
         members = [other for other in rest if other.section == part.section]
@@ -173,19 +188,19 @@ def slides(notebook) -> list:
 
 def _opening(part: Part) -> list:
     first, *others = part.paragraphs()
-    will = r"^(?:> )?\*\*You will\*\*.*?$\n(.*?)(?=^(?:> )?\*\*|\Z)"
+    will = r"^(?:> )?\*\*(You will|你将)\*\*.*?$\n(.*?)(?=^(?:> )?\*\*|\Z)"
     promise = re.search(will, "\n\n".join(others), re.MULTILINE | re.DOTALL)
     cells = [_text("slide", f"# {_without_number(part.title)}\n\n{first}", others)]
     if promise:
-        items = re.sub(r"^> ?", "", promise[1], flags=re.MULTILINE).strip()
-        cells.append(_text("slide", f"## You will\n\n{items}"))
+        items = re.sub(r"^> ?", "", promise[2], flags=re.MULTILINE).strip()
+        cells.append(_text("slide", f"## {promise[1]}\n\n{items}"))
     return cells
 
 
 def _closing(part: Part) -> list:
     text = re.sub(r"<details>.*?</details>", "", "\n\n".join(part.paragraphs()), flags=re.DOTALL)
     text = re.sub(r"\n\s*\n(\s*\n)+", "\n\n", text).strip()
-    if part.title == "Summary":  # an exercise is done in the notebook, where the figure is
+    if part.title in SUMMARY:  # an exercise is done in the notebook, where the figure is
         points = re.split(r"(\n(?=- |\n))", text)
         text = "".join(without_lost(point, None) if point.strip() else point for point in points)
     cells = [_text("slide", f"## {part.title}\n\n{text}")]
@@ -322,13 +337,16 @@ def _with_notes(cells: list) -> list:
 # From slides to a file
 
 
-def page(notebook, name: str) -> str:
+def page(notebook, name: str, language: str = "en") -> str:
     """The slide show as one HTML file that needs no other and no network."""
     show = nbformat.v4.new_notebook(metadata=notebook.metadata, cells=list(_with_notes(slides(notebook))))
     exporter = SlidesExporter(template_name="slides", extra_template_basedirs=[str(HERE)], embed_images=True)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
     title = _without_number(parts(notebook)[0].title)
-    kept = {"metadata": {"name": name}, "show": {"title": title, "css": _styles(), "js": _scripts()}}
+    kept = {
+        "metadata": {"name": name},
+        "show": {"title": title, "language": language, "css": _styles(), "js": _scripts()},
+    }
     return exporter.from_notebook_node(show, resources=kept)[0]
 
 
@@ -353,11 +371,11 @@ def _reveal() -> Path:
 
 def main(folder: str, names: list[str]) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+    for path in sorted((pages.ROOT / "notebooks").glob("*.ipynb")):
         if not names or any(path.stem.startswith(name) for name in names):
             notebook = nbformat.read(path, as_version=4)
             target = Path(folder) / f"{path.stem}.html"
-            target.write_text(page(notebook, path.stem), encoding="utf-8")
+            target.write_text(page(notebook, path.stem, pages.LANGUAGE), encoding="utf-8")
             count = sum(slide_type(cell) in SHOWN for cell in slides(notebook))
             print(f"{target}: {count} slides")
 

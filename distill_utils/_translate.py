@@ -1,0 +1,86 @@
+"""What a notebook shows, in the reader's language: texts of figures, tables and checks (DISTILL_LANGUAGE).
+
+The words of a language stand in translations/LANGUAGE/strings.po. In English, nothing here does anything.
+"""
+
+import functools
+import re
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+from distill_utils import settings
+
+# A number inside a text; digits that belong to a name, as in fp16, are none.
+_NUMBER = re.compile(r"(?<![\w.])[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
+
+
+def key(text: str) -> str:
+    """A text as the catalogue names it: its numbers replaced by {0}, {1}, ..."""
+    count = iter(range(100))
+    return _NUMBER.sub(lambda _: f"{{{next(count)}}}", text)
+
+
+def translated(text: str) -> str:
+    """A text in the reader's language, with its own numbers.
+
+    Where the catalogue lacks a text as a whole, it is put together from its lines, or from what stands on both sides
+    of a colon or a comma. What is found nowhere stays English, and is listed in build/untranslated.txt.
+    """
+    if settings.language() == "en":
+        return text
+    found = _found(text)
+    if found is None:
+        _list(key(text))
+    return text if found is None else found
+
+
+def _found(text: str) -> str | None:
+    if not re.search(r"[A-Za-z]{2}", text):
+        return text
+    whole = _whole(text)
+    if whole is not None:
+        return whole
+    for mark, joint in (("\n", "\n"), (": ", "："), (", ", "，")):
+        parts = [_found(part) for part in text.split(mark)] if mark in text else [None]
+        if None not in parts:
+            return joint.join(map(str, parts))
+    return None
+
+
+def _whole(text: str) -> str | None:
+    found = _catalogue(settings.language()).get(key(text))
+    return found and re.sub(r"\{(\d+)\}", lambda match: _NUMBER.findall(text)[int(match[1])], found)
+
+
+@functools.cache
+def _catalogue(language: str) -> dict[str, str]:
+    from babel.messages.pofile import read_po
+
+    with (settings.translations_folder() / language / "strings.po").open("rb") as file:
+        return {str(entry.id): str(entry.string) for entry in read_po(file) if entry.id and entry.string}
+
+
+@functools.cache  # once per text
+def _list(text: str) -> None:
+    path = settings.build_folder() / "untranslated.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text.replace("\n", "\\n") + "\n")
+
+
+@functools.cache
+def wide_font(names: tuple[str, ...]) -> str | None:
+    """The first of these fonts that this machine has, or that of the extra zh; None, said once, without any."""
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    found = next((name for name in names if name in installed), None)
+    spec = None if found else find_spec("zhplot")
+    if spec and spec.submodule_search_locations:
+        fontManager.addfont(Path(spec.submodule_search_locations[0]) / "fonts" / "NotoSansSC-Regular.ttf")
+        found = "Noto Sans SC"
+    if found is None and settings.language() != "en":
+        warnings.warn("no font on this machine has Chinese letters, so figures stay English: "
+                      "pip install 'distill-utils[zh]', or install Noto Sans CJK", stacklevel=2)
+    return found
