@@ -7,7 +7,7 @@
 ## make tables set up, write the generated tables and findings into README.md, docs/results.md and course/README.md
 ## make lint   set up, check style, types and spelling
 ## make site   the web edition, in build/site; make site-test looks at it in Chromium
-## make zh     the Chinese edition, a checkout in build/zh; make zh-run draws its figures, make zh-stale lists what is old
+## make zh     the Chinese edition, a checkout in build/zh; zh-lab opens it, zh-run draws its figures, zh-stale lists what is old
 ## make slides slides from the notebooks' own cells, in build/slides
 ## make colab  notebooks that install the package first, in build/site/colab
 ## make browser-test move every control of the explorers in lessons 02, 08 and 09, in JupyterLab and Chromium
@@ -117,9 +117,14 @@ zh: $(SITE)/ready
 zh-stale zh-mark: zh-%: $(SITE)/ready
 	$(SITE)/bin/python tools/translate.py $*
 
+# They share the models of this checkout.
+IN_CHINESE = cd build/zh && DISTILL_LANGUAGE=zh DISTILL_RUNS=$(CURDIR)/runs DISTILL_BUILD=$(CURDIR)/build/zh-run $(CURDIR)/$(BIN)/python
+
 zh-run: $(READY) zh
-	cd build/zh && DISTILL_LANGUAGE=zh DISTILL_RUNS=$(CURDIR)/runs DISTILL_BUILD=$(CURDIR)/build/zh-run \
-	  $(CURDIR)/$(BIN)/python -m distill_utils run --in-place
+	$(IN_CHINESE) -m distill_utils run --in-place
+
+zh-lab: $(READY) zh
+	$(IN_CHINESE) -m jupyter lab notebooks
 
 slides: $(SITE)/ready zh
 	rm -rf build/slides
@@ -166,4 +171,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test zh zh-stale zh-mark zh-run lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean planted
+.PHONY: help run test zh zh-stale zh-mark zh-run zh-lab lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean planted

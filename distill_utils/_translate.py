@@ -12,7 +12,7 @@ from pathlib import Path
 from distill_utils import settings
 
 # A number inside a text; digits that belong to a name, as in fp16, are none.
-_NUMBER = re.compile(r"(?<![\w.])[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
+_NUMBER = re.compile(r"(?<![\w.])[-−+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
 
 
 def key(text: str) -> str:
