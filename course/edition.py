@@ -22,7 +22,8 @@ sys.path[:0] = [str(COURSE), str(ROOT / "tools")]
 import exercises  # noqa: E402
 import notebook_rules  # noqa: E402
 
-FILES = {"LICENSE", "environment.yml", "pyproject.toml", "requirements.txt", "translations/zh/strings.po"}
+FILES = {"LICENSE", "environment.yml", "pyproject.toml", "requirements.txt"}
+FILES |= {"translations/zh/strings.po", "translations/zh/messages.po"}
 FOLDERS = ("distill_utils/", "notebooks/", "results/", "course/quiz/")
 PAGES = {"course/glossary.md", "course/cheatsheet.md", "course/project.md", "course/self-check.md"}
 TARGETS = {"run", "lab", "clean", "help", "$(READY)"}

@@ -6,3 +6,7 @@ Arguments of another shape or kind raise ValueError.
 
 The folders are layers, and imports run one way: the modules here <- explain/ <- studies/ <- commands/.
 """
+
+from distill_utils import _translate
+
+_translate.translate_errors()

@@ -1,10 +1,12 @@
-"""What a notebook shows, in the reader's language: texts of figures, tables and checks (DISTILL_LANGUAGE).
+"""What a notebook shows, in the reader's language (DISTILL_LANGUAGE): texts of figures, tables and checks, and what
+failing tests of the exercises say.
 
-The words of a language stand in translations/LANGUAGE/strings.po. In English, nothing here does anything.
+The words stand in translations/LANGUAGE/strings.po and messages.po. In English, nothing here does anything.
 """
 
 import functools
 import re
+import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,16 +51,40 @@ def _found(text: str) -> str | None:
 
 
 def _whole(text: str) -> str | None:
-    found = _catalogue(settings.language()).get(key(text))
+    found = _catalogue(settings.language(), "strings").get(key(text))
     return found and re.sub(r"\{(\d+)\}", lambda match: _NUMBER.findall(text)[int(match[1])], found)
 
 
 @functools.cache
-def _catalogue(language: str) -> dict[str, str]:
+def _catalogue(language: str, name: str) -> dict[str, str]:
     from babel.messages.pofile import read_po
 
-    with (settings.translations_folder() / language / "strings.po").open("rb") as file:
-        return {str(entry.id): str(entry.string) for entry in read_po(file) if entry.id and entry.string}
+    with (settings.translations_folder() / language / f"{name}.po").open("rb") as file:
+        return {str(entry.id): str(entry.string) for entry in read_po(file)
+                if entry.id and entry.string and not entry.fuzzy}
+
+
+def message(text: str) -> str:
+    """What a failing test says, in the reader's language; {0} in the catalogue stands for any words of the text, which
+    may be a hint that is translated in turn."""
+    for english, words in _catalogue(settings.language(), "messages").items():
+        found = re.fullmatch(re.sub(r"\\{\d+\\}", "(.*)", re.escape(english)), text, re.DOTALL)
+        if found:
+            return re.sub(r"\{(\d+)\}", lambda hole, found=found: message(found[int(hole[1]) + 1]), words)
+    return text
+
+
+def translate_errors() -> None:
+    """Make a notebook show what failing tests say in the reader's language."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if settings.language() == "en" or shell is None:
+        return
+
+    def show(shell, kind, error, trace, tb_offset=None):
+        error.args = (message(str(error)),)
+        shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+
+    shell.set_custom_exc((AssertionError,), show)
 
 
 @functools.cache  # once per text

@@ -10,6 +10,7 @@ entry is *fuzzy*, as gettext calls it: the page shows the English text, and says
 Code and outputs are those of the English notebooks.
 """
 
+import ast
 import json
 import posixpath
 import re
@@ -17,6 +18,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 from babel.messages.catalog import Catalog, Message
@@ -41,6 +44,7 @@ PATTERNS = (
     "CONTRIBUTING.md",
 )
 OWN = {"course/glossary.md"}
+MESSAGES = "messages"  # of the tests that a student can see, in the place of a page's name
 STALE = "> （此段译文已过时，以下为英文原文。）"
 HEADER = 'msgid ""\nmsgstr ""\n"Language: zh\\n"\n"Content-Type: text/plain; charset=utf-8\\n"\n\n'
 HEADING = re.compile(r"^ {0,3}(#{1,6}) +(.+?)\s*#*$", re.MULTILINE)
@@ -74,6 +78,8 @@ def catalogue(page: str) -> Catalog:
 
 def pieces(page: str) -> list[tuple[str | None, str]]:
     """What is translated of a page: (the cell's id or None, English text), in order, each once."""
+    if page == MESSAGES:
+        return [(None, text) for text in messages()]
     text = (ROOT / page).read_text(encoding="utf-8")
     if page.endswith(".ipynb"):
         cells = json.loads(text)["cells"]
@@ -90,6 +96,31 @@ def blocks(text: str) -> list[str]:
         block.replace("\0", fenced.pop(0)) if "\0" in block else block
         for block in re.split(r"\n(?:[ \t]*\n)+", parts.strip("\n"))
     ]
+
+
+def messages() -> list[str]:
+    """What the tests of the exercises say, each once, with {0}, {1}, ... for values; hidden tests are left out."""
+    found: dict[str, None] = {}
+    for path in sorted(ROOT.glob("course/source/*/*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code" and cell["metadata"].get("nbgrader", {}).get("grade"):
+                source = re.sub(
+                    r"### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS", "", "".join(cell["source"]), flags=re.S
+                )
+                found |= dict.fromkeys(_said(ast.parse(source)))
+    return list(found)
+
+
+def _said(test: ast.Module) -> Iterator[str]:
+    """The messages of a test's assertions, and the hints that these quote: its other texts of three words or more."""
+    messages = [node.msg for node in ast.walk(test) if isinstance(node, ast.Assert) and node.msg]
+    for message in messages:
+        parts, holes = message.values if isinstance(message, ast.JoinedStr) else [message], count()
+        yield "".join(part.value if isinstance(part, ast.Constant) else f"{{{next(holes)}}}" for part in parts)
+    inside = {node for message in messages for node in ast.walk(message)}
+    for node in ast.walk(test):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in inside:
+            yield from [node.value] if len(node.value.split()) >= 3 else []
 
 
 def has_words(block: str) -> bool:
@@ -113,7 +144,7 @@ def short(context: str | None, english: str) -> str:
 def stale() -> list[str]:
     """One line for each piece without a translation that fits; those that are marked say so."""
     lines = []
-    for page in pages():
+    for page in [*pages(), MESSAGES]:
         for (context, english), (chinese, marked) in state(page).items():
             if chinese is None or marked:
                 why = "marked as stale" if marked else "changed since it was translated"
@@ -123,7 +154,7 @@ def stale() -> list[str]:
 
 def mark() -> None:
     """Give every piece that changed an entry that is marked, with its old translation where the cell had one."""
-    for page in pages():
+    for page in [*pages(), MESSAGES]:
         path = catalogue_path(page)
         before = catalogue(page) if path.exists() else Catalog(locale=LANGUAGE)
         by_cell = {entry.context: entry for entry in before if entry.id and entry.context}
@@ -183,12 +214,11 @@ def broken(page: str) -> list[str]:
 
 
 def broken_strings() -> list[str]:
-    """One sentence for each text of a figure, table or check whose translation has other numbers than the text."""
-    with (ROOT / "translations" / LANGUAGE / "strings.po").open("rb") as file:
-        entries = [entry for entry in read_po(file) if entry.id and entry.string]
+    """One sentence for each text of a figure, table, check or test whose translation has other numbers or values."""
+    entries = [entry for name in ("strings", MESSAGES) for entry in catalogue(name) if entry.id and entry.string]
     numbers = re.compile(r"\{\d+\}")
     return [
-        f"strings.po, “{entry.id}”: its translation has other placeholders, “{entry.string}”"
+        f"“{entry.id}”: its translation has other placeholders, “{entry.string}”"
         for entry in entries
         if Counter(numbers.findall(entry.id)) != Counter(numbers.findall(entry.string))
     ]

@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 import translate
 
@@ -19,7 +21,7 @@ HAN = "\u3400-\u9fff"
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """A checkout with one lesson and its catalogue, which a test may change."""
-    for name in (LESSON, "translations/zh/notebooks/02_distill.po", "translations/zh/strings.po"):
+    for name in (LESSON, *(f"translations/zh/{name}.po" for name in ("notebooks/02_distill", "strings", "messages"))):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
     monkeypatch.setattr(translate, "ROOT", tmp_path)
@@ -243,9 +245,47 @@ def test_a_figure_speaks_chinese_down_to_its_ticks(in_chinese):
     axis.set(title="3 of 4 images", yscale="log")
     axis.legend()
     plots.finish(fig)
+    plots.plt.close(fig)
     texts = {text.get_text() for text in fig.findobj(plots.Text)}
     assert {"单独训练", "蒸馏", "4 张图像中的 3 张"} <= texts
     assert not {"alone", "distilled", "3 of 4 images"} & texts
+
+
+def test_a_failing_test_of_an_exercise_speaks_chinese_with_its_own_values(in_chinese, monkeypatch):
+    path = _translate.settings.translations_folder() / "zh" / "messages.po"
+    path.write_text(
+        'msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=utf-8\\n"\n\n'
+        'msgid "{0} of 3 are zero (see {1})."\nmsgstr "见 {1}：3 个中有 {0} 个为零。"\n',
+        encoding="utf-8",
+    )
+    assert _translate.message("(1, 2) of 3 are zero (see 01).") == "见 01：3 个中有 (1, 2) 个为零。"
+    assert _translate.message("something else") == "something else"
+
+
+def test_the_kernel_of_a_chinese_reader_shows_it(monkeypatch):
+    """As in a notebook: the first test of the first exercise, failed."""
+    monkeypatch.setenv("DISTILL_LANGUAGE", "zh")
+    english = next(text for text in translate.messages() if "{" not in text)
+    cells = [nbformat.v4.new_code_cell(f"import distill_utils\nassert False, {english!r}")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(notebook, allow_errors=True).execute()
+    assert notebook.cells[0].outputs[0]["evalue"] == translate.state("messages")[None, english][0]
+
+
+def test_messages_of_hidden_tests_are_not_given_away():
+    """The students' edition has the catalogue."""
+    hidden = [
+        text
+        for path in (ROOT / "course" / "source").glob("*/*.ipynb")
+        for text in re.findall(
+            r"### BEGIN HIDDEN TESTS(.*?)### END HIDDEN", path.read_text(encoding="utf-8"), re.DOTALL
+        )
+    ]
+    catalogue = (ROOT / "translations" / "zh" / "messages.po").read_text(encoding="utf-8")
+    said = {words for text in hidden for words in re.findall(r"[A-Z][^{}\\\"]{25,}", text)}
+    assert len(said) > 20
+    shown = "\n".join(translate.messages())
+    assert not [words for words in said if words in catalogue and words not in shown]
 
 
 def test_in_english_nothing_is_looked_up(monkeypatch):
