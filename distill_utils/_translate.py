@@ -52,7 +52,11 @@ def _found(text: str) -> str | None:
 
 def _whole(text: str) -> str | None:
     found = _catalogue(settings.language(), "strings").get(key(text))
-    return found and re.sub(r"\{(\d+)\}", lambda match: _NUMBER.findall(text)[int(match[1])], found)
+    return found and _filled(found, _NUMBER.findall(text))
+
+
+def _filled(words: str, values: list[str]) -> str:
+    return re.sub(r"\{(\d+)\}", lambda hole: values[int(hole[1])], words)
 
 
 @functools.cache
@@ -65,12 +69,14 @@ def _catalogue(language: str, name: str) -> dict[str, str]:
 
 
 def message(text: str) -> str:
-    """What a failing test says, in the reader's language; {0} in the catalogue stands for any words of the text, which
-    may be a hint that is translated in turn."""
+    """What a failing test says, in the reader's language; {0} in the catalogue stands for any words of the text.
+
+    Such words may be a hint, which is translated in turn.
+    """
     for english, words in _catalogue(settings.language(), "messages").items():
         found = re.fullmatch(re.sub(r"\\{\d+\\}", "(.*)", re.escape(english)), text, re.DOTALL)
         if found:
-            return re.sub(r"\{(\d+)\}", lambda hole, found=found: message(found[int(hole[1]) + 1]), words)
+            return _filled(words, [message(part) for part in found.groups()])
     return text
 
 
