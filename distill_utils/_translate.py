@@ -38,7 +38,7 @@ def translated(text: str) -> str:
 
 
 def _found(text: str) -> str | None:
-    if not re.search(r"[A-Za-z]{2}", text):
+    if not re.search(r"[A-Za-z]{2}", text) or re.search(r"[\u3400-\u9fff]", text):  # nothing to do, or done
         return text
     whole = _whole(text)
     if whole is not None:
