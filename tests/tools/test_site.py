@@ -420,3 +420,8 @@ def test_the_site_is_published_from_main_alone_after_green_tests():
     assert "github.ref == 'refs/heads/main'" in jobs["publish"]["if"]
     assert set(jobs["publish"]["needs"]) == {"make-test", "site"}
     assert [name for name, job in jobs.items() if "permissions" in job] == ["publish"]
+
+
+def test_what_unfolds_is_called_what_is_written_on_it():
+    html = '<summary aria-label="Toggle hidden content"><p>Show code</p></summary>'
+    assert body.named(html) == "<summary><p>Show code</p></summary>"

@@ -9,6 +9,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "site")]
 
 import body  # noqa: E402
 import launch  # noqa: E402
+from sphinx.search.zh import SearchChinese  # noqa: E402
 
 IS_CHINESE = os.environ.get("DISTILL_LANGUAGE") == "zh"
 project = "知识蒸馏：逐步实现，逐项实测" if IS_CHINESE else "Knowledge distillation, step by step and measured"
@@ -24,6 +25,11 @@ nb_execution_mode = "off"  # the committed outputs are what is shown
 nb_render_markdown_format = "myst"  # tables among the outputs
 nb_ipywidgets_js = {}  # widgets stand there in their static form; nothing is loaded from elsewhere
 myst_heading_anchors = 4  # as the repository's viewer makes them
+
+if IS_CHINESE:
+    nb_code_prompt_show, nb_code_prompt_hide = "显示代码", "隐藏代码"
+    # Sphinx 9 asks for a stemmer for Chinese, which does not exist: the search would stop. English words have one.
+    SearchChinese.language_name = "English"
 
 html_theme = "sphinx_book_theme"
 templates_path = ["templates"]
@@ -50,7 +56,7 @@ def _language(app, page, template, context, doctree):
     """A Chinese page is marked as such as a whole, for screen readers; on others, Chinese words are. Each page of one
     edition leads to the same page of the other."""
     if context.get("body"):
-        context["body"] = body.opened(body.unbroken(body.breakable(context["body"])))
+        context["body"] = body.opened(body.unbroken(body.breakable(body.named(context["body"]))))
     elsewhere = "../" if IS_CHINESE else "zh/"
     if not page.endswith(".zh-CN"):
         context["other_edition"] = f"{context['content_root']}{elsewhere}{page}.html"
