@@ -1,6 +1,7 @@
 """The web edition: how Sphinx builds what pages.py has laid out. make site"""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -30,6 +31,12 @@ if IS_CHINESE:
     nb_code_prompt_show, nb_code_prompt_hide = "显示代码", "隐藏代码"
     # Sphinx 9 asks for a stemmer for Chinese, which does not exist: the search would stop. English words have one.
     SearchChinese.language_name = "English"
+    # What is asked is cut into words as pages are, and the terms of the glossary are words.
+    SearchChinese.js_splitter_code = (ROOT / "tools" / "site" / "split.js").read_text(encoding="utf-8")
+    html_search_options = {"dict": str(ROOT / "build" / "terms.txt")}
+    glossary = (ROOT / "course" / "glossary.md").read_text(encoding="utf-8")
+    terms = re.findall(r"^\*\*([\u4e00-\u9fff]+)", glossary, re.MULTILINE)
+    Path(html_search_options["dict"]).write_text("".join(f"{term} 1000000\n" for term in terms), encoding="utf-8")
 
 html_theme = "sphinx_book_theme"
 templates_path = ["templates"]
