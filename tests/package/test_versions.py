@@ -239,9 +239,9 @@ def test_every_module_that_shapes_an_artifact_is_edited():
     """What trains, draws, records or explains; the others store, check, show, or compare what is there. Glyphs
     and pairs take long to draw, and are compared above as they are."""
     root = Path(_store.__file__).parent
-    others = {"__init__", "__main__", "_checkpoint", "_progress", "_recorded", "_store", "_validate", "batchnorm",
-              "checks", "evaluation", "glyphs", "pairs", "parallel", "plots", "settings", "speed", "stats",
-              "teachers", "tree_plot", "widgets"}  # fmt: skip
+    others = {"__init__", "__main__", "_checkpoint", "_progress", "_recorded", "_store", "_translate", "_validate",
+              "batchnorm", "checks", "evaluation", "glyphs", "pairs", "parallel", "plots", "settings", "speed",
+              "stats", "teachers", "tree_plot", "widgets"}  # fmt: skip
     modules = {path.stem for path in root.glob("*.py")} - others
     missing = modules ^ (set(EDITS) - {"explain", "studies.hinton_mnist"})
     assert not missing, f"add an edit of {missing}, or name it above"
