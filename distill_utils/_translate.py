@@ -103,7 +103,7 @@ def _list(text: str) -> None:
 
 @functools.cache
 def wide_font(names: tuple[str, ...]) -> str | None:
-    """The first of these fonts that this machine has, or that of the extra zh; None, said once, without any."""
+    """The first of these fonts that this machine has, or that of the extra zh; None, with a warning, without any."""
     from matplotlib.font_manager import fontManager
 
     installed = set(fontManager.get_font_names())

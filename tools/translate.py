@@ -6,7 +6,7 @@
 
 translations/zh/PAGE.po has an entry for each Markdown cell of a notebook, under its id, and for each block of a page.
 Its msgid is the English text that was translated, so a changed text has no entry, and the tests name it. Marked, the
-entry is *fuzzy*, as gettext calls it: the page shows the English text, and says so, until somebody mends it.
+entry is *fuzzy*, as gettext calls it: the page shows the English text, and says so, until somebody translates it.
 Code and outputs are those of the English notebooks.
 """
 
@@ -28,7 +28,7 @@ from babel.messages.pofile import PoFileError, read_po, write_po
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from notebook_rules import anchor, links, titles  # noqa: E402
+from notebook_rules import FENCED, anchor, links, titles  # noqa: E402
 
 LANGUAGE = "zh"
 BUILD = ROOT / "build" / LANGUAGE
@@ -48,7 +48,7 @@ MESSAGES = "messages"  # of the tests that a student can see, in the place of a 
 STALE = "> （此段译文已过时，以下为英文原文。）"
 HEADER = 'msgid ""\nmsgstr ""\n"Language: zh\\n"\n"Content-Type: text/plain; charset=utf-8\\n"\n\n'
 HEADING = re.compile(r"^ {0,3}(#{1,6}) +(.+?)\s*#*$", re.MULTILINE)
-FENCED = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
+GENERATED = re.compile(r"<!-- (\w+):begin -->.*?<!-- \1:end -->", re.DOTALL)
 CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 
 
@@ -89,7 +89,7 @@ def pieces(page: str) -> list[tuple[str | None, str]]:
 
 def blocks(text: str) -> list[str]:
     """The blocks of a page, between blank lines; a fenced block is one. What tools/tables writes is left out."""
-    text = re.sub(r"<!-- (\w+):begin -->.*?<!-- \1:end -->", "", text, flags=re.DOTALL)
+    text = GENERATED.sub("", text)
     fenced = [found.group() for found in FENCED.finditer(text)]
     parts = FENCED.sub("\0", text)
     return [
@@ -300,11 +300,22 @@ def page_text(page: str, wanted: set[str]) -> str:
             lambda _, english=english, found=found: translation(english, found, wanted),
             text,
         )
-    return text
+    return GENERATED.sub(lambda part: _in_words_of_tables(part[0]), text)
+
+
+def _in_words_of_tables(part: str) -> str:
+    """What tools/tables wrote, with those of its cells and link texts in Chinese that zh.json has."""
+    words = json.loads((ROOT / "tools" / "tables" / "zh.json").read_text(encoding="utf-8"))
+    return re.sub(
+        r"(?<=\| )[^|\n\[\]]+(?= \|)|(?<=\[)[^]\n]+(?=\]\()", lambda cell: words.get(cell[0], cell[0]), part
+    )
 
 
 def build() -> None:
-    """build/zh anew: all files of the checkout, its pages in Chinese. Raises BadTranslation, naming the cell."""
+    """build/zh anew: all files of the checkout, its pages in Chinese. Raises BadTranslation, naming the cell.
+
+    The old one is replaced when the new one is complete: it may hold outputs of a run in Chinese.
+    """
     faults = [line for page in pages() for line in broken(page)] + broken_strings()
     if faults:
         raise BadTranslation("\n".join(faults))
@@ -319,19 +330,22 @@ def build() -> None:
         capture_output=True,
         text=True,
     ).stdout.split("\0")
-    shutil.rmtree(BUILD, ignore_errors=True)
+    new = BUILD.with_name(f"{BUILD.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
     for name in filter(lambda name: (ROOT / name).is_file(), listed):
-        (BUILD / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, BUILD / name)
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, new / name)
     for name in ("README.md", "docs/results.md"):
-        chinese = (BUILD / name).with_suffix(".zh-CN.md")
+        chinese = (new / name).with_suffix(".zh-CN.md")
         text = chinese.read_text(encoding="utf-8").replace(".zh-CN.md", ".md")
         text = re.sub(r"^\[English\].*\n\n", "", text, flags=re.MULTILINE)
         text = anchored((ROOT / name).read_text(encoding="utf-8"), text, wanted.get(name, set()))
-        (BUILD / name).write_text(text, encoding="utf-8")
+        (new / name).write_text(text, encoding="utf-8")
         chinese.unlink()
     for page, text in texts.items():
-        (BUILD / page).write_text(text, encoding="utf-8")
+        (new / page).write_text(text, encoding="utf-8")
+    shutil.rmtree(BUILD, ignore_errors=True)
+    new.rename(BUILD)
     print(f"{len(texts)} pages in {BUILD.relative_to(ROOT)}/")
 
 

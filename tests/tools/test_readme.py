@@ -159,7 +159,7 @@ def all_words() -> set[str]:
         used.add(words)
         return words
 
-    for make in (tables.lessons, tables.findings, tables.results, tables.speed):
+    for make in (tables.lessons, tables.findings, tables.results, tables.speed, tables.memory):
         make(say)
     return used
 

@@ -425,3 +425,16 @@ def test_the_site_is_published_from_main_alone_after_green_tests():
 def test_what_unfolds_is_called_what_is_written_on_it():
     html = '<summary aria-label="Toggle hidden content"><p>Show code</p></summary>'
     assert body.named(html) == "<summary><p>Show code</p></summary>"
+
+
+def test_chinese_slides_are_cut_at_sentences_and_announce_nothing_that_is_missing():
+    assert slides.length("教师网络 T = 4") == pytest.approx(0.6 * 4 + 3)
+    assert slides.brief("第一句话。" * 3 + "最后一句。", words=4) == "第一句话。"
+    assert slides.without_lost("教师很有把握。下表列出各类别。", None) == "教师很有把握。"
+    assert slides.without_lost("教师很有把握。下表列出各类别。", "table") == "教师很有把握。下表列出各类别。"
+
+
+def test_a_link_to_a_notebook_that_is_no_page_is_refused():
+    link = "[x](../course/source/01_train_teacher/01_train_teacher.ipynb)"
+    with pytest.raises(pages.BadLink, match="no page of the site"):
+        pages.relinked(link, "notebooks/00_start_here.ipynb", pages.pages(), set())

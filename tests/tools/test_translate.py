@@ -122,6 +122,35 @@ def test_a_heading_that_is_linked_has_its_english_anchor():
         translate.anchored("# A\n\n## One two", "# 甲", set())
 
 
+def test_generated_tables_are_in_chinese():
+    text = translate.page_text("course/README.md", set())
+    assert "| 00 [从这里开始](../notebooks/00_start_here.ipynb) |" in text
+    left = [line for part in translate.GENERATED.finditer(text) for line in part[0].splitlines()[1:-1]]
+    assert len(left) > 20
+    assert not [line for line in left if re.search(r"[a-z]+ [a-z]+ [a-z]+", line)]
+
+
+def test_a_run_in_chinese_outlives_a_build(copy):
+    """Its outputs stay while the code is the same, and are English again when the code has changed."""
+    ran = json.loads((copy / LESSON).read_text(encoding="utf-8"))
+    first = next(cell for cell in ran["cells"] if cell["cell_type"] == "code")
+    first["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "中文"}]
+    translate.BUILD.joinpath("notebooks").mkdir(parents=True)
+    translate.BUILD.joinpath(LESSON).write_text(json.dumps(ran), encoding="utf-8")
+    assert "中文" in translate.notebook(LESSON, set()).split(first["id"])[1][:600]
+    ran["cells"][ran["cells"].index(first)]["source"] = "changed"
+    translate.BUILD.joinpath(LESSON).write_text(json.dumps(ran), encoding="utf-8")
+    assert '"中文"' not in translate.notebook(LESSON, set())
+
+
+def test_a_mark_shows_a_translator_the_english_that_was_translated(copy):
+    edit(copy / LESSON, "02-015", "Far to the right", "On the far right")
+    translate.mark()
+    text = translate.catalogue_path(LESSON).read_text(encoding="utf-8").replace("\n#| ", " ")  # it is wrapped
+    assert "Far to the right" in text
+    assert "On the far right" in text
+
+
 def test_both_readmes_and_both_pages_of_results_have_the_same_headings():
     for page in ("README", "docs/results"):
         english, chinese = ((ROOT / f"{page}{end}.md").read_text(encoding="utf-8") for end in ("", ".zh-CN"))
