@@ -225,7 +225,7 @@ def in_chinese(monkeypatch, tmp_path):
     (tmp_path / "zh" / "strings.po").write_text(
         'msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=utf-8\\n"\n\n'
         'msgid "{0} of {1} images"\nmsgstr "{1} 张图像中的 {0} 张"\n\nmsgid "alone"\nmsgstr "单独训练"\n\n'
-        'msgid "distilled"\nmsgstr "蒸馏"\n',
+        'msgid "distilled"\nmsgstr "蒸馏"\n\n#, fuzzy\nmsgid "others"\nmsgstr "别的"\n',
         encoding="utf-8",
     )
     monkeypatch.setenv("DISTILL_LANGUAGE", "zh")
@@ -257,7 +257,8 @@ def test_a_text_is_translated_with_its_own_numbers(in_chinese, english, chinese)
 def test_what_has_no_translation_stays_english_and_is_listed_once(in_chinese):
     for _ in range(2):
         assert _translate.translated("alone, 5 others") == "alone, 5 others"
-    assert in_chinese.read_text(encoding="utf-8") == "alone, {0} others\n"
+        assert _translate.translated("others") == "others", "what is marked as stale is not shown"
+    assert in_chinese.read_text(encoding="utf-8") == "alone, {0} others\nothers\n"
 
 
 def test_a_check_prints_its_claim_in_chinese_and_records_it_in_english(in_chinese, capsys):
