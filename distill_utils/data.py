@@ -284,6 +284,16 @@ def _own_images(name: str, root: Path, seed: int) -> ImageData:
                      about="; ".join([about, *notes]))
 
 
+def _cifar10_folder(name: str, root: Path, seed: int) -> ImageData:
+    """A part of CIFAR-10 as anybody keeps photographs: train/CLASS/*.png and test/CLASS/*.png in CIFAR10_folder."""
+    folder = root / "CIFAR10_folder"
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a directory: put photographs of CIFAR-10 there, as train/CLASS/*.png and "
+                        "test/CLASS/*.png, or set DISTILL_DATA to the folder that contains it")
+    made = _own_images(f"folder:{folder}?side=32&labelled={_SIZES['train']}", root, seed)
+    return replace(made, name=name, about=made.about.replace(made.name, name))
+
+
 def _leaks(given: dict[str, Tensor], groups: Tensor) -> list[str]:
     """Keep a photograph that is in several given parts in the last of train, validation and test alone, and out of
     the transfer set; say so."""
@@ -401,6 +411,7 @@ DATASETS: dict[str, Callable] = {
     "fashion_mnist_all": _torchvision("FashionMNIST", augment.CLOTHES, sha256=_FASHION_SHA256, every_label=True),
     "mnist": _torchvision("MNIST", augment.DIGITS, sha256=_MNIST_SHA256),
     "mnist_all": _torchvision("MNIST", augment.DIGITS, sha256=_MNIST_SHA256, every_label=True),
+    "cifar10_folder": _cifar10_folder,
     "cifar10": _torchvision("CIFAR10", augment.PHOTOS, verified_by=_CIFAR),
     "cifar100": _torchvision("CIFAR100", augment.PHOTOS, verified_by=_CIFAR),
 }

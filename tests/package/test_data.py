@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from distill_utils import augment, data, glyphs, settings
 from distill_utils.data import ImageSet
@@ -188,6 +189,22 @@ def test_missing_files_that_cannot_be_fetched_say_where_to_put_them(name, tmp_pa
 def test_a_dataset_without_checksums_cannot_be_declared(declared):
     with pytest.raises(ValueError, match="^KMNIST must have checksums: give the sha256 of each file"):
         data._torchvision("KMNIST", augment.DIGITS, **declared)
+
+
+def test_photographs_of_cifar10_in_a_folder_keep_their_test_split_and_their_name(tmp_path, monkeypatch):
+    with pytest.raises(data.DataError, match=f"{tmp_path}/CIFAR10_folder is not a directory: put photographs"):
+        data.load("cifar10_folder", root=tmp_path)
+    monkeypatch.setitem(data._SIZES, "train", 8)
+    for part, count in {"train": 10, "test": 3}.items():
+        for name in ("cat", "dog"):
+            (folder := tmp_path / "CIFAR10_folder" / part / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (32, 32), (len(part), ord(name[0]), 5 * i)).save(folder / f"{i}.png")
+    photographs = data.load("cifar10_folder", root=tmp_path)
+    sizes = [len(getattr(photographs, part)) for part in SPLITS]
+    assert photographs.name == "cifar10_folder"
+    assert photographs.about.startswith("cifar10_folder: 8 labelled, 7 unlabelled")
+    assert sizes == [8, 7, 5, 6]
 
 
 def test_the_error_of_a_download_becomes_one_line(monkeypatch, tmp_path):

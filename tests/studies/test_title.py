@@ -130,7 +130,7 @@ def test_a_claim_that_two_explainers_deny_gets_no_verdict():
 
 
 def test_arms_without_masks_have_claims_on_what_needs_none():
-    assert {claim.metric for claim in title.claims("cifar10")} == set(title.WITHOUT_MASKS)
+    assert {claim.metric for claim in title.claims("cifar10_folder")} == {*title.WITHOUT_MASKS, "test_accuracy"}
 
 
 def test_an_unknown_method_is_named():
