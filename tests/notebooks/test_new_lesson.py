@@ -43,6 +43,13 @@ def forgotten(path: Path, root: Path = ROOT) -> list[str]:
         todo.append(
             f"{stem} has no graded exercises: write course/source/{stem}/{stem}.ipynb (see course/exercises.py)"
         )
+        todo.append(f"its exercises must say that they fit the lesson: python course/exercises.py reviewed {stem}")
+    if not (root / "translations" / "zh" / "notebooks" / f"{stem}.po").exists():
+        todo.append(f"translations/zh has no catalogue of {stem}, its quiz and its exercises: run make zh-mark")
+    heads = {other.stem[:2]: next(notebook_rules.cells(notebook_rules.read(other)))[2] for other in NOTEBOOKS}
+    lost = [other for other, head in heads.items() if f"{number} " not in head]
+    if lost:
+        todo.append(f"the map at the head of {', '.join(lost)} does not lead to {stem}: add it there")
     return todo
 
 
@@ -57,7 +64,8 @@ def test_everything_that_a_new_lesson_needs_is_named(tmp_path):
     path.write_text(json.dumps({"cells": [cell]}), encoding="utf-8")
     named = "\n".join(forgotten(path))
     for what in ("A new lesson", "What is asked", "README.md has", "README.zh-CN.md has", "timings", "glossary",
-                 "learner can do", "course/quiz/90.md", "course/source/90_more"):  # fmt: skip
+                 "learner can do", "course/quiz/90.md", "course/source/90_more", "reviewed 90_more", "make zh-mark",
+                 "map at the head of 00, 01, 02"):  # fmt: skip
         assert what in named
     assert not re.search(r"\n\n", named)
-    assert len(forgotten(path)) == 10
+    assert len(forgotten(path)) == 13
