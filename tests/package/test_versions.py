@@ -24,7 +24,7 @@ from PIL import Image
 from distill_utils import _store, data, hard_tree, recipes, settings
 from distill_utils.explain import integrated_gradients
 from distill_utils.recipes import Recipe, load_or_train
-from distill_utils.studies import biased_cue, hinton_mnist, techniques
+from distill_utils.studies import biased_cue, hinton_mnist, storage, techniques
 from distill_utils.studies import language as language_study
 from distill_utils.training import Schedule, reestimate_batch_norm
 
@@ -140,6 +140,7 @@ ARTIFACTS = {
        for name in techniques.TECHNIQUES if name in recipes.METHODS and name != techniques.PLAIN},
     **{f"method {name}": lambda name=name: distilled(name, temperature=biased_cue.TEMPERATURE)
        for name in ("smoothed", "permuted", "e2kd", "attention")},
+    "method stored soft targets": lambda: distilled("stored soft targets", temperature=8.0, kind="samples", k=4),
     "logits: unaugmented": lambda: logits(0),
     "logits: augmented": lambda: logits(2),
     "maps: integrated gradients": maps,
