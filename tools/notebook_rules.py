@@ -1,9 +1,11 @@
 """Rules for notebooks: they read the file and run nothing. One file, Python 3.11 and nothing else; copy it.
 
-    python notebook_rules.py [FILES]      one line for each fault; without FILES, the notebooks of the settings
-    python notebook_rules.py --list       every rule, its group, and what to do about its faults
-    python notebook_rules.py --baseline   accept the faults that are there now; later calls only ever accept fewer
-    python notebook_rules.py --stamp      note which sources the saved outputs came from: run this after a fresh run
+    python notebook_rules.py [FILES]          one line for each fault; without FILES, the notebooks of the settings
+    python notebook_rules.py --all [FILES]    also the faults that the baseline accepts
+    python notebook_rules.py --list           every rule, its group, and what to do about its faults
+    python notebook_rules.py --baseline       accept the faults that are there now; of a notebook that it knows, only
+                                              ever fewer
+    python notebook_rules.py --stamp [FILES]  note which sources the saved outputs came from: only after a fresh run
 
 *Portable* rules find faults in any series. *House* rules are the style of the series this file comes from. Settings
 are read from the next pyproject.toml at or above the working directory; all of them can be left out:
@@ -15,6 +17,7 @@ are read from the next pyproject.toml at or above the working directory; all of 
     per-notebook-ignores = {"drafts/*" = ["outputs_present"]}
     baseline = "notebook_rules.json"    # how many faults of each rule each notebook may have
     strict = ["exact/*"]                # for conftest.py: compare all outputs of these notebooks
+    measures = ["probability"]          # what numbers in prose are results of, beside accuracy, loss, …
 
 A rule takes a notebook (its JSON) and its path, and yields one sentence for each fault: which cell, and what to do.
 Cells are counted from 1, text and code together.
@@ -25,6 +28,7 @@ import builtins
 import fnmatch
 import functools
 import hashlib
+import inspect
 import json
 import re
 import symtable
@@ -42,6 +46,7 @@ TAGS = {CHECKED, HIDDEN, "nbval-ignore-output", "raises-exception"}
 ENDING = ("Summary", "Exercises", "Next")
 FENCED = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
 CLAIMS = {"check", "assert"}  # a call of this name, or an assert statement, is a claim
+_VALUES = (ast.Name, ast.Subscript, ast.BinOp, ast.Compare, ast.Tuple, ast.List, ast.Dict, ast.JoinedStr)
 _SHOWS = {"print", "display", "show", "show_table", "explore", "check"}  # a call of these leaves an output
 
 Rule = Callable[[dict, Path], Iterator[str]]
@@ -73,6 +78,7 @@ class Settings(NamedTuple):
     per_notebook_ignores: dict[str, list[str]] = {}  # noqa: RUF012
     baseline: str = "notebook_rules.json"
     strict: list[str] = []  # noqa: RUF012
+    measures: list[str] = []  # noqa: RUF012
 
     def notebooks(self) -> list[Path]:
         """The notebooks of the series, without hidden folders and those of installed packages."""
@@ -102,7 +108,7 @@ class Settings(NamedTuple):
     def accepted(self) -> dict[str, dict[str, int]]:
         """Notebook -> rule -> number of faults that the baseline accepts."""
         path = self.root / self.baseline
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def settings(start: Path | None = None) -> Settings:
@@ -119,6 +125,8 @@ def settings(start: Path | None = None) -> Settings:
             for names in (found.select, found.ignore, *found.per_notebook_ignores.values()):
                 _expanded(names)
             return found
+        if (folder / Settings._field_defaults["baseline"]).exists():  # a baseline is where the settings would be
+            return Settings(folder)
         if (folder / ".git").exists():
             break
     return Settings(start)
@@ -154,14 +162,14 @@ def new_faults(path: Path, chosen: Settings) -> list[str]:
 
 
 def write_baseline(chosen: Settings) -> dict[str, dict[str, int]]:
-    """Accept the faults that are there, but no more of a rule than before. Returns what is accepted now."""
+    """Accept the faults that are there, but no more of a rule than before, except of notebooks that are new or have
+    another name. Returns what is accepted now."""
     file, before, accepted = chosen.root / chosen.baseline, chosen.accepted(), {}
     for path in chosen.notebooks():
         counts, name = Counter(name for name, _ in faults(path, chosen.rules(path))), chosen.name(path)
-        if file.exists():
-            counts &= Counter(before.get(name, {}))
-        if counts:
-            accepted[name] = dict(sorted(counts.items()))
+        if name in before:
+            counts &= Counter(before[name])
+        accepted[name] = dict(sorted(counts.items()))
     others = {name: counts for name, counts in before.items() if not name.endswith(".ipynb")}
     file.write_text(json.dumps(accepted | others, indent=1) + "\n", encoding="utf-8")
     return accepted
@@ -366,7 +374,7 @@ def run_in_order(notebook, path):
 @rule("portable")
 def names_are_defined(notebook, path):
     """Every name that a cell uses is bound in it or in a cell above: deleted and swapped cells show."""
-    known = {*dir(builtins), "__file__", "get_ipython", "display", "In", "Out", "exit", "quit", "_"}
+    known = {*dir(builtins), "__file__", "get_ipython", "display", "In", "Out", "exit", "quit"}
     later: dict[str, int] = {}  # what functions use, and the first cell with one
     for number, cell, source in cells(notebook, "code"):
         if re.search(r"^\s*%(run|pylab|load|store)|\bexec\(|\bimport \*|globals\(\)", source, re.MULTILINE):
@@ -392,7 +400,8 @@ def _names(source: str) -> tuple[set[str], set[str], set[str]]:
     deferred: set[str] = set()
     for name, at_once, binds in _free(table):
         (bound if binds else used if at_once else deferred).add(name)
-    return bound, used, deferred
+    blanks = {name for name in used | deferred if not name.strip("_")}  # for the reader to fill in
+    return bound, used - blanks, deferred - blanks
 
 
 def _free(table: symtable.SymbolTable) -> Iterator[tuple[str, bool, bool]]:
@@ -410,9 +419,13 @@ def _free(table: symtable.SymbolTable) -> Iterator[tuple[str, bool, bool]]:
 
 @rule("portable")
 def outputs_present(notebook, path):
-    """What prints or shows something has an output, also in a loop."""
+    """What prints or shows something has an output, also in a loop, and so has a value on the last line."""
     for number, cell, statements in _code(notebook):
         if cell["outputs"] or "raises-exception" in tags(cell):
+            continue
+        last = statements[-1].value if statements and isinstance(statements[-1], ast.Expr) else None
+        if isinstance(last, _VALUES) and not _joined(cell["source"]).rstrip().endswith(";"):
+            yield f"cell {number} ends with a value but has no output: run it and save with outputs"
             continue
         for node, over in _flow(statements):
             if any(isinstance(each, (ast.If, ast.Try, ast.With)) for each in over):
@@ -439,16 +452,15 @@ def outputs_belong_to_their_sources(notebook, path):
 
 
 def stamp(notebook: dict) -> list[str]:
-    """For each code cell a digest of its outputs and of all sources above."""
+    """For each code cell a digest of its outputs, addresses in memory left out, and of all sources above."""
     above, found = hashlib.sha256(), []
     for _, cell, source in cells(notebook, "code"):
         above.update(source.encode() + b"\0")
         shown = [
             {key: value for key, value in output.items() if key != "execution_count"} for output in cell["outputs"]
         ]
-        found.append(
-            hashlib.sha256(above.digest() + json.dumps(_plain(shown), sort_keys=True).encode()).hexdigest()[:8]
-        )
+        said = re.sub(r"\b0x[0-9a-f]{6,}", "0x", json.dumps(_plain(shown), sort_keys=True))
+        found.append(hashlib.sha256(above.digest() + said.encode()).hexdigest()[:8])
     return found
 
 
@@ -551,14 +563,23 @@ _NUMBER = r"(?<![\w.,/-])-?\d+(?:,\d{3})*(?:\.\d+)?"
 _MEASURE = (
     r"accurac(?:y|ies)|precision|recall|F1|score|loss|error|R?MSE|MAE|AUR?O?C|gain|perplexity|correlation|ECE|NLL"
 )
-_SAID = re.compile(
-    rf"\b(?:{_MEASURE})\b[^.;:\d\n|]{{0,24}}?\b(?:of|is|was|to|at|about|around|reaches|by|only|over|under)\s"
-    rf"(?:about\s|around\s|only\s|roughly\s|~)?\**({_NUMBER})\**\s?(%|percent)?"
-    rf"|\b(?:differ|differs|differed|rises?|falls?|drops?|improves?)\s(?:by|to)\s(?:about\s)?\**({_NUMBER})\**\s?(%|percent)?"
-    rf"|\**({_NUMBER})\**\s?(%|percent|points?|times)\s"
-    r"(?:accura\w+|correct|right|better|worse|higher|lower|fewer|faster|slower|smaller)",
-    re.IGNORECASE,
-)
+
+
+@functools.cache
+def _said(measures: tuple[str, ...]) -> re.Pattern:
+    """What states a result: a number beside one of the words above or of these."""
+    words = "|".join([_MEASURE, *map(re.escape, measures)])
+    after = "|".join([r"accura\w+|correct|right|better|worse|higher|lower|fewer|faster|slower|smaller", *measures])
+    value = rf"\**({_NUMBER})\**\s?(%|percent)?"
+    return re.compile(
+        rf"\b(?:{words})\b[^.;:\d\n|]{{0,24}}?\b(?:of|is|was|to|at|about|around|reaches|by|only|over|under)\s"
+        rf"(?:about\s|around\s|only\s|roughly\s|~)?{value}"
+        rf"|\b(?:differ|differs|differed|rises?|falls?|drops?|improves?)\s(?:by|to)\s(?:about\s)?{value}"
+        rf"|\**({_NUMBER})\**\s?(%|percent|points?|times)\s(?:{after})",
+        re.IGNORECASE,
+    )
+
+
 _SOURCE = re.compile(  # a source, or what is expected and not yet found
     r"\(?(?:19|20)\d\d\)|et al\.|https?://|\bpublished\b|\barticle\b|\bpaper\b|\bfor example\b|\be\.g\."
     r"|\bshould (?:get|be|obtain|reach)\b|\blikely\b|\bexercise\b|\bfor reference\b|\bsee if you can\b",
@@ -569,7 +590,7 @@ _SOURCE = re.compile(  # a source, or what is expected and not yet found
 @rule("portable")
 def numbers_in_prose_are_shown(notebook, path):
     """A result in prose, or in a table of it, is a number of an output beside it (or of the code there), rounded."""
-    every = list(cells(notebook))
+    every, states = list(cells(notebook)), _said(tuple(settings(path.parent).measures))
     for number, _, source in cells(notebook, "markdown"):
         beside = every[max(0, number - 7) : number + 4]
         shown = [value for _, cell, text in beside if cell["cell_type"] == "code" for value in _values(cell, text)]
@@ -579,7 +600,7 @@ def numbers_in_prose_are_shown(notebook, path):
             if _SOURCE.search(raw):
                 continue
             paragraph = "".join(_paragraphs(raw))
-            said = [[each for each in found.groups() if each] for found in _SAID.finditer(paragraph)]
+            said = [[each for each in found.groups() if each] for found in states.finditer(paragraph)]
             if re.search(r"^\s*\|[\s:|-]+\|\s*$", paragraph, re.MULTILINE):
                 said += [[each] for each in re.findall(r"(?<![\w.,/-])\d+\.\d+(?!\.?\d)", paragraph)]
             for value in said:
@@ -617,8 +638,8 @@ def alternative_text(notebook, path):
                 alt = output.get("metadata", {}).get(kind, {}).get("alt", "")
                 if len(alt.strip()) < ALT or _is_filler(alt):
                     yield (
-                        f"cell {number} shows a picture without a description: add it to the output's metadata, "
-                        'under "image/png": {"alt": …}'
+                        f"cell {number} shows a picture without a description: show it with "
+                        'display(figure, metadata={"image/png": {"alt": "what it shows"}})'
                     )
     for number, _, source in cells(notebook, "markdown"):
         text = _without_code(source)
@@ -702,7 +723,7 @@ def links_resolve(notebook, path):
 
 
 _FETCHES = re.compile(
-    r"(.*\.)?(urlopen|urlretrieve|from_pretrained|hf_hub_download|snapshot_download|load_dataset|fetch_openml)"
+    r"(.*\.)?(urlopen|urlretrieve|from_pretrained|hf_hub_download|snapshot_download|load_dataset|fetch_openml|YouTubeVideo)"
     r"|(.*\.)?hub\.load\w*|requests\.(get|post|head|request|Session)|httpx\.\w+|wget\.download|gdown\.\w+"
 )
 
@@ -988,14 +1009,28 @@ def plain_words(notebook, path):
 # The command
 
 
+def cures(function: Rule) -> list[str]:
+    """What the sentences of a rule say after their first colon."""
+    found = []
+    for node in ast.walk(ast.parse(inspect.getsource(function))):
+        if isinstance(node, ast.Yield) and isinstance(node.value, (ast.JoinedStr, ast.Constant)):
+            parts = node.value.values if isinstance(node.value, ast.JoinedStr) else [node.value]
+            said = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts)
+            found.append(said.partition(": ")[2])
+    return [*dict.fromkeys(filter(None, found))]
+
+
 def main(arguments: list[str]) -> int:
     options = {each for each in arguments if each.startswith("-")}
-    if unknown := options - {"--list", "--baseline", "--stamp"}:
+    if unknown := options - {"--all", "--list", "--baseline", "--stamp"}:
         print(f"no option is called {', '.join(sorted(unknown))}\n\n{__doc__}", file=sys.stderr)
         return 2
     if "--list" in options:
         for group, names in GROUPS.items():
-            print(f"{group}\n" + "".join(f"  {name:33} {RULES[name].__doc__.splitlines()[0]}\n" for name in names))
+            print(group)
+            for name in names:
+                print(f"  {name:33} {RULES[name].__doc__.splitlines()[0]}")
+                print("".join(f"{'':38}{cure}\n" for cure in cures(RULES[name])), end="")
         return 0
     try:
         return _apply(options, [Path(each) for each in arguments if not each.startswith("-")])
@@ -1010,11 +1045,17 @@ def _apply(options: set[str], paths: list[Path]) -> int:
     if not paths:
         raise ValueError(f"no notebook matches {', '.join(chosen.paths)} in {chosen.root}: name some, or set paths")
     if "--stamp" in options:
-        for path in paths:
+        old = {path: [*run_in_order(read(path), path), *outputs_present(read(path), path)] for path in paths}
+        if unrun := [f"{path} is not stamped: {found[0]}" for path, found in old.items() if found]:
+            print("\n".join(unrun))
+        for path in (path for path, found in old.items() if not found):
             write_stamp(path)
+        print(f"stamped {sum(not found for found in old.values())} of {len(paths)} notebooks")
     if "--baseline" in options:
         count = sum(sum(counts.values()) for counts in write_baseline(chosen).values())
         print(f"{chosen.baseline} accepts {count} faults")
+    if "--all" in options:
+        chosen = chosen._replace(baseline="")
     found = [f"{path}: {fault}" for path in paths for fault in new_faults(path, chosen)]
     print("\n".join(found) or f"{len(paths)} notebooks, nothing new to fix")
     return bool(found)

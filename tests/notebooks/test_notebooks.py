@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import notebook_rules
@@ -107,6 +108,7 @@ FAULTS = [
     ("run_in_order", lambda n: last_code(n).update(execution_count=None)),
     ("outputs_present", lambda n: last_code(n).update(outputs=[])),
     ("outputs_present", lambda n: last_code(n).update(source="for i in range(3):\n    print(i)", outputs=[])),
+    ("outputs_present", lambda n: last_code(n).update(source="words", outputs=[])),
     ("names_are_defined", runs("print(undefined)")),
     ("names_are_defined", runs("def later():\n    return undefined")),
     ("names_are_defined", lambda n: n["cells"].insert(2, code("print(words)", stream("1")))),
@@ -218,9 +220,10 @@ WELL = {
     "alternative_text": says("<img src='../docs/a.png' alt='A line that rises'> ![A line][r]\n\n[r]: ../README.md"),
     "links_resolve": says("[A](#First-question) [b](#first-question) [c](../README.md 'title') `[d](gone.md)`"
                           " [x][y]\n\n[y]: ../README.md\n[Course](<../course/README.md>) $f[x](t)$"),
-    "outputs_present": runs("import sys\n\nwith open('a') as f:\n    print(1, file=f)\nprint(2, file=sys.stderr)"),
+    "outputs_present": runs("import sys\n\nwith open('a') as f:\n    print(1, file=f)\nprint(2, file=sys.stderr)\n"
+                            "words;"),
     "names_are_defined": runs("def f(x):\n    return g(x)\n\n\ndef g(x):\n    return [x for y in range(x) if y]\n\n\n"
-                              "class A:\n    b = f\n\n\nprint(f(1), A, [i for i in range(3)])"),
+                              "class A:\n    b = f\n\n\nprint(f(1), A, [i for i in range(3)], ____)"),
     "claims_can_fail": runs("if words:\n    check('c', 1)\nelse:\n    print('no claim for this dataset')"),
     "no_exception_is_swallowed": runs("try:\n    1\nexcept KeyError:\n    pass\nexcept Exception as e:\n    e"),
     "draws_are_seeded": runs("import torch\n\ng = torch.Generator().manual_seed(0)\ntorch.rand(3, generator=g)"),
@@ -261,7 +264,8 @@ def test_settings_choose_the_rules_and_the_baseline_only_shrinks(tmp_path):
     found = with_faults(2)
     assert chosen.notebooks() == files[:2]
     assert [len(each) for each in found] == [2, 0]
-    assert notebook_rules.write_baseline(chosen) == {"ch1/one.ipynb": {"names_are_defined": 2}}
+    first = {"ch1/one.ipynb": {"names_are_defined": 2}, "drafts/two.ipynb": {}}
+    assert notebook_rules.write_baseline(chosen) == first
     assert with_faults(2) == [[], []]
     assert [len(each) for each in with_faults(3)] == [3, 0], "all are shown: which one is new cannot be said"
     notebook_rules.write_baseline(chosen)
@@ -269,6 +273,58 @@ def test_settings_choose_the_rules_and_the_baseline_only_shrinks(tmp_path):
     with_faults(1)
     notebook_rules.write_baseline(chosen)
     assert [len(each) for each in with_faults(2)] == [2, 0]
+    files[0].rename(tmp_path / "ch1" / "renamed.ipynb")
+    assert notebook_rules.write_baseline(chosen)["ch1/renamed.ipynb"] == {"names_are_defined": 2}, "new: as it is"
+    (tmp_path / "pyproject.toml").unlink()
+    assert notebook_rules.settings(tmp_path / "ch1").root == tmp_path, "found by its baseline"
+
+
+def test_the_command_shows_what_is_accepted_and_what_to_do_about_it(tmp_path, monkeypatch, capsys):
+    cells = [code("print(unknown)", stream("1")) | {"execution_count": 1}]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells, "metadata": {}}), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert notebook_rules.main([]) == 1
+    assert notebook_rules.main(["--baseline"]) == 0
+    assert notebook_rules.main([]) == 0
+    capsys.readouterr()
+    assert notebook_rules.main(["--all"]) == 1
+    assert "uses unknown, which no cell above binds" in capsys.readouterr().out
+    assert notebook_rules.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "put its definition before it" in listed
+    for name in RULES:
+        assert notebook_rules.cures(RULES[name]), f"{name} does not say what to do"
+
+
+def test_only_a_notebook_that_was_run_is_stamped(tmp_path, monkeypatch, capsys):
+    notebook = good_notebook()
+    (tmp_path / "run.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    last_code(notebook).update(outputs=[])
+    (tmp_path / "emptied.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    notebook_rules.main(["--stamp"])
+    said = capsys.readouterr().out
+    assert "stamped 1 of 2 notebooks" in said
+    assert re.search(r"emptied.ipynb is not stamped: cell \d+ calls print but has no output: run it", said)
+
+
+def test_an_address_in_memory_does_not_change_a_stamp():
+    notebook = good_notebook()
+    prints("<Figure at 0x7f2a11>")(notebook)
+    before = notebook_rules.stamp(notebook)
+    prints("<Figure at 0x5e9b22>")(notebook)
+    assert notebook_rules.stamp(notebook) == before
+
+
+def test_further_measures_are_read_in_prose(tmp_path):
+    notebook = good_notebook()
+    beside("The probability is about 0.61, a 17 % chance.")(notebook)
+    rule = RULES["numbers_in_prose_are_shown"]
+    assert list(rule(notebook, tmp_path / "a.ipynb")) == []
+    (tmp_path / "pyproject.toml").write_text('[tool.notebook_rules]\nmeasures = ["probability", "chance"]\n')
+    assert "says 0.61" in next(rule(notebook, tmp_path / "a.ipynb"))
+    beside("It is a 17 % chance.")(notebook)
+    assert "says 17 %" in next(rule(notebook, tmp_path / "a.ipynb"))
 
 
 @pytest.mark.parametrize(
