@@ -140,7 +140,8 @@ ARTIFACTS = {
        for name in techniques.TECHNIQUES if name in recipes.METHODS and name != techniques.PLAIN},
     **{f"method {name}": lambda name=name: distilled(name, temperature=biased_cue.TEMPERATURE)
        for name in ("smoothed", "permuted", "e2kd", "attention")},
-    "method stored soft targets": lambda: distilled("stored soft targets", temperature=storage.HOT, kind="samples", k=4),
+    "method stored soft targets": lambda: distilled(
+        "stored soft targets", temperature=storage.HOT, kind="samples", k=4),
     "logits: unaugmented": lambda: logits(0),
     "logits: augmented": lambda: logits(2),
     "maps: integrated gradients": maps,
