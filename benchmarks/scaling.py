@@ -1,31 +1,35 @@
-"""How the cost of distillation grows: with width, classes, images, views and processes, against a cost model.
+"""How the cost of distillation grows: with width, side, classes, images, views and processes, against a cost model.
 
     python benchmarks/scaling.py [--json results/benchmark-scaling.json]
 
 Model, in CPU-seconds per image on one thread, with measured s (a training step of the student alone) and t (a forward
 pass of the teacher): cached = s, online = s + t, recording V views of N images = V·N·t. P processes on P free cores
-take 1/P of the time. Also the memory of a cached run: data + cache + torch itself + what training adds.
+take 1/P of the time. Images, up to a million, are a file of bytes, as those of a folder of photographs are; the
+teacher's logits are read from a stored recording, which torch maps into memory. Of both, what a step does not touch
+takes no memory: `memory` compares the same training with a recording that is mapped and with one that is copied.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from distill_utils import augment, losses, models, settings, training  # noqa: E402
+from distill_utils import _store, augment, losses, models, settings, speed, training  # noqa: E402
+from distill_utils._folder import Photographs, Source, map_pixels  # noqa: E402
 from distill_utils.data import ImageSet  # noqa: E402
 from distill_utils.training import Schedule, progress_bar  # noqa: E402
 
@@ -40,8 +44,19 @@ def soft(model, batch):
     return losses.distillation_loss(model(batch.images), batch.teacher_logits, batch.labels, 4.0, 0.9), {}
 
 
-def images(count: int, classes: int = 36) -> ImageSet:
-    return ImageSet(torch.rand(count, 1, 28, 28), torch.arange(count) % classes)
+def images(count: int, classes: int = 36, side: int = 28) -> ImageSet:
+    return ImageSet(torch.rand(count, 1, side, side), torch.arange(count) % classes)
+
+
+def mapped_images(count: int, folder: Path, classes: int = 36, side: int = 28) -> ImageSet:
+    """Images whose pixels stay in a file."""
+    path, shape = folder / "pixels", (count, 1, side, side)
+    with open(path, "wb") as file:
+        for part in torch.arange(count).split(10_000):
+            file.write(np.random.default_rng(0).bytes(len(part) * side**2))
+    digests = np.zeros((count, 32), np.uint8)
+    pixels = Photographs(Source(*map_pixels(path, shape), digests), torch.arange(count))
+    return ImageSet(pixels, torch.arange(count) % classes)
 
 
 def per_image(work, count: int) -> float:
@@ -85,11 +100,23 @@ def class_costs(counts=(10, 100, 1000)) -> list[dict]:
     return rows
 
 
-def image_costs(counts=(1000, 4000, 16000)) -> list[dict]:
+def image_costs(counts=(1000, 10_000, 100_000, 1_000_000)) -> list[dict]:
     """A cached step over the number of images; the model: as with the fewest, since a step sees one batch."""
-    measured = [step(8, images(count), 36, [torch.randn(count, 36).half()]) for count in counts]
+    measured = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            measured.append(step(8, mapped_images(count, Path(folder)), 36, [torch.randn(count, 36).half()]))
     return [{"grows": "images", "x": count, "kind": "cached", "measured": value, "model": measured[0]}
             for count, value in zip(counts, measured, strict=True)]  # fmt: skip
+
+
+def side_costs(sides=(14, 28, 56, 112)) -> list[dict]:
+    """A cached step over the side of the images; the model: the number of pixels."""
+    measured = [step(8, images(500, side=side), 36, [torch.randn(500, 36).half()]) for side in sides]
+    return [
+        {"grows": "side", "x": x, "kind": "cached", "measured": value, "model": measured[1] * (x / sides[1]) ** 2}
+        for x, value in zip(sides, measured, strict=True)
+    ]
 
 
 def recording_costs(views=(1, 2, 4, 8), count=1000) -> list[dict]:
@@ -135,32 +162,39 @@ def worker_step() -> None:
         print(statistics.median(taken[1:]))
 
 
-def memory() -> dict:
-    """Megabytes at most in a process that trains from a cache, beside those of its data and its cache."""
-    command = [sys.executable, __file__, "--worker", "memory"]
-    out = subprocess.run(command, env=_environment(), check=True, capture_output=True, text=True).stdout
-    return json.loads(out)
+def memory() -> list[dict]:
+    """Megabytes of a process that trains from a recording that is mapped, and from one that is copied to memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = {**_environment(), "SCALING_FOLDER": folder}
+        said = [
+            subprocess.run([sys.executable, __file__, "--worker", kind], check=True, capture_output=True, env=run)
+            for kind in ("record", "mapped", "copied")
+        ]
+    return [json.loads(each.stdout) for each in said[1:]]
 
 
-def worker_memory(count=30_000, views=8) -> None:
+def worker_memory(kind: str, count=100_000, classes=1000, views=4) -> None:
     torch.set_num_threads(1)
-    torch_mb = _peak_mb()
-    data = images(count)
-    recorded = [torch.randn(count, 36).half() for _ in range(views)]
-    schedule = Schedule(steps=400, batch_size=BATCH, views=views)
-    training.fit(models.build("student", 36), data, soft, schedule, teacher=recorded, augmentation=augment.GLYPHS,
-                 quiet=True)  # fmt: skip
-    print(json.dumps({
-        "peak_mb": _peak_mb(), "torch_mb": torch_mb,
-        "data_mb": data.images.nbytes / 2**20, "cache_mb": sum(table.nbytes for table in recorded) / 2**20,
-    }))  # fmt: skip
+    folder, torch_mb = Path(os.environ["SCALING_FOLDER"]), _own_mb()
+    paths = [folder / f"{view}.safetensors" for view in range(views)]
+    if kind == "record":
+        for path in paths:
+            _store.save(path, {"logits": torch.randn(count, classes).half()}, {})
+        return
+    recorded = [_store.load(path)[0]["logits"] for path in paths]
+    if kind == "copied":
+        recorded = [view.clone() for view in recorded]
+    data = mapped_images(count, folder, classes)
+    found = {"recording": kind, "step": step(8, data, classes, recorded), "mb_of_its_own": _own_mb()}
+    found |= {"torch_mb": torch_mb, "recording_mb": sum(view.nbytes for view in recorded) / 2**20}
+    print(json.dumps(found | {"images_mb": count * 28**2 / 2**20}))
 
 
-def _peak_mb() -> float:
-    """The most memory that this process has held; getrusage would count what its parent held before it."""
+def _own_mb() -> float:
+    """The memory that this process holds of its own, without mapped files, whose pages the system may drop."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
@@ -171,14 +205,14 @@ def _environment() -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--worker", choices=("step", "memory"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=("step", "record", "mapped", "copied"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.worker:
-        {"step": worker_step, "memory": worker_memory}[chosen.worker]()
+        worker_step() if chosen.worker == "step" else worker_memory(chosen.worker)
         return 0
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    parts, rows = (student_costs, class_costs, image_costs, recording_costs, process_costs), []
+    parts, rows = (student_costs, side_costs, class_costs, image_costs, recording_costs, process_costs), []
     with progress_bar(len(parts) + 1, "measuring", unit="part") as progress:
         for part in parts:
             rows += part()
@@ -191,12 +225,14 @@ def main() -> int:
         print(
             f"{row['grows']:12}{row['x']:8}  {row['kind']:12}{row['measured']:14.1f}{row['model']:10.1f}{ratio:8.2f}"
         )
-    beyond = held["peak_mb"] - held["data_mb"] - held["cache_mb"]
-    print(f"\nmemory of a cached run: {held['peak_mb']:.0f} MB, which is data + cache + {beyond:.0f} MB, "
-          f"of which torch itself, imported, takes {held['torch_mb']:.0f}")  # fmt: skip
+    for row in held:
+        sizes = f"{row['mb_of_its_own']:,.0f} MB of its own, of which torch took {row['torch_mb']:,.0f}"
+        print(
+            f"\n{row['recording']} recording of {row['recording_mb']:,.0f} MB: {sizes}; {row['step']:.1f} µs a step"
+        )
     if chosen.json:
-        result = {"benchmark": "scaling", "rows": rows, "memory": held, "torch": torch.__version__,
-                  "cores": settings.cores(), "python": platform.python_version()}  # fmt: skip
+        machine = {"processor": speed.processor(), "cores": settings.cores(), "torch": torch.__version__}
+        result = {"benchmark": "scaling", "rows": rows, "memory": held, **machine}
         chosen.json.write_text(json.dumps(result, indent=1) + "\n")
         print(f"wrote {chosen.json}")
     return 0

@@ -292,6 +292,7 @@ def _without_code(source: str) -> str:
     """Markdown without code blocks, code spans and formulas."""
     source = FENCED.sub("", source)
     source = re.sub(r"\$\$.*?\$\$|<!--.*?-->", "", source, flags=re.DOTALL)
+    source = re.sub(r"\$(-?\d[\d.,]*)(?:\\?[{%\\][^$\n]*)?\$", r"\1", source)  # a formula that is a number
     return re.sub(r"(`+)[^\n]+?\1|\$[^$\n]+\$", "", source)
 
 
@@ -421,6 +422,11 @@ def _free(table: symtable.SymbolTable) -> Iterator[tuple[str, bool, bool]]:
 def outputs_present(notebook, path):
     """What prints or shows something has an output, also in a loop, and so has a value on the last line."""
     for number, cell, statements in _code(notebook):
+        words = [
+            output["data"].get("text/plain", "") for output in cell["outputs"] if len(output.get("data", "")) == 1
+        ]
+        if any(re.match(r"<Figure size .* Axes>", _joined(each)) for each in words):
+            yield f"cell {number} shows a figure as words, its picture is lost: see why it draws nothing, and run it"
         if cell["outputs"] or "raises-exception" in tags(cell):
             continue
         last = statements[-1].value if statements and isinstance(statements[-1], ast.Expr) else None
@@ -1058,6 +1064,10 @@ def _apply(options: set[str], paths: list[Path]) -> int:
         chosen = chosen._replace(baseline="")
     found = [f"{path}: {fault}" for path in paths for fault in new_faults(path, chosen)]
     print("\n".join(found) or f"{len(paths)} notebooks, nothing new to fix")
+    counts = {path: len(faults(path, chosen.rules(path))) for path in paths}
+    fixed = sum(sum(chosen.accepted().get(chosen.name(path), {}).values()) - counts[path] for path in paths)
+    if fixed > 0 and not found:
+        print(f"{fixed} accepted faults are gone: run --baseline, so that they do not come back")
     return bool(found)
 
 

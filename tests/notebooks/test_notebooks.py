@@ -109,6 +109,8 @@ FAULTS = [
     ("outputs_present", lambda n: last_code(n).update(outputs=[])),
     ("outputs_present", lambda n: last_code(n).update(source="for i in range(3):\n    print(i)", outputs=[])),
     ("outputs_present", lambda n: last_code(n).update(source="words", outputs=[])),
+    ("outputs_present", lambda n: last_code(n).update(outputs=[
+        {"output_type": "display_data", "data": {"text/plain": ["<Figure size 640x480 with 0 Axes>"]}}])),
     ("names_are_defined", runs("print(undefined)")),
     ("names_are_defined", runs("def later():\n    return undefined")),
     ("names_are_defined", lambda n: n["cells"].insert(2, code("print(words)", stream("1")))),
@@ -130,6 +132,7 @@ FAULTS = [
                                     last_code(n).update(source="import random\n\nprint(random.random())"))),
     ("numbers_in_prose_are_shown", beside("It reaches an accuracy of 0.95.")),
     ("numbers_in_prose_are_shown", beside("The two differ by 0.37.")),
+    ("numbers_in_prose_are_shown", beside("The error is around $0.0009$.")),
     ("numbers_in_prose_are_shown", beside("It needs 97 times fewer parameters.")),
     ("numbers_in_prose_are_shown", beside("| method | score |\n| --- | --- |\n| ours | 0.95 |")),
     ("no_failed_cell", lambda n: last_code(n).update(outputs=[{"output_type": "error", "ename": "E", "evalue": ""}])),
@@ -241,7 +244,7 @@ def test_what_only_looks_like_a_fault_passes(name):
     assert list(RULES[name](notebook, GOOD)) == []
 
 
-def test_settings_choose_the_rules_and_the_baseline_only_shrinks(tmp_path):
+def test_settings_choose_the_rules_and_the_baseline_only_shrinks(tmp_path, monkeypatch, capsys):
     """One notebook with two faults of a rule: accepted, then mended one by one, then broken again."""
     (tmp_path / "pyproject.toml").write_text(
         '[tool.notebook_rules]\nselect = ["portable", "small_file"]\nignore = ["run_in_order"]\n'
@@ -273,6 +276,11 @@ def test_settings_choose_the_rules_and_the_baseline_only_shrinks(tmp_path):
     with_faults(1)
     notebook_rules.write_baseline(chosen)
     assert [len(each) for each in with_faults(2)] == [2, 0]
+    monkeypatch.chdir(tmp_path)
+    with_faults(0)
+    notebook_rules.main([])
+    assert "1 accepted faults are gone: run --baseline" in capsys.readouterr().out
+    with_faults(2)
     files[0].rename(tmp_path / "ch1" / "renamed.ipynb")
     assert notebook_rules.write_baseline(chosen)["ch1/renamed.ipynb"] == {"names_are_defined": 2}, "new: as it is"
     (tmp_path / "pyproject.toml").unlink()
