@@ -19,8 +19,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import notebook_rules
 import reliability
+
+sys.path.insert(0, str(reliability.ROOT / "tools"))
+import notebook_rules
 
 from distill_utils import _store, settings
 
