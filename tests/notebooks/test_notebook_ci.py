@@ -73,11 +73,13 @@ def test_the_guide_works_word_for_word_in_a_series_of_another_shape(tmp_path):
         shutil.copy(ROOT / file, tmp_path)
     for line in COMMANDS:
         done = command(line, tmp_path)
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        shows = line.endswith("--all")  # the faults of old, before they are accepted
+        assert done.returncode == shows, f"{line}\n{done.stdout}{done.stderr}"
+        assert not shows or "overview.ipynb: cell 2 links to gone.md" in done.stdout
     accepted = json.loads((tmp_path / "notebook_rules.json").read_text(encoding="utf-8"))
     assert accepted == {"ch 1/Einführung.ipynb": {"alternative_text": 1, "links_resolve": 1},
                         "overview.ipynb": {"links_resolve": 1}}  # fmt: skip
-    rules, run = COMMANDS[2], next(line for line in COMMANDS if "pytest --" in line)
+    rules, run = COMMANDS[3], next(line for line in COMMANDS if "pytest --" in line)
     right = first.read_text(encoding="utf-8")
     for wrong in (
         right.replace("It is 2.", "An accuracy of 0.95."),
