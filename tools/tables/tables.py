@@ -116,6 +116,23 @@ def speed(say) -> str:
     return "\n\n".join(parts)
 
 
+def growth(say) -> str:
+    """What benchmarks/scaling.py measured: how the cost of a step grows, and the memory that a recording takes."""
+    found = _store.read_json(settings.results_folder() / "benchmark-scaling.json", cure=studies.CURE)
+    rows = [
+        (say(row["grows"]), f"{row['x']:,}", say(row["kind"]), f"{row['measured']:,.0f}", f"{row['model']:,.0f}")
+        for row in found["rows"]
+    ]
+    held = [
+        (say(row["recording"]), f"{row['recording_mb']:,.0f}", f"{row['mb_of_its_own']:,.0f}", f"{row['step']:,.0f}")
+        for row in found["memory"]
+    ]
+    head = say("One thread of {processor}, torch {torch}:").format(**found)
+    columns = "recording|MB of logits:|MB of the process, torch included:|µs per image:"
+    grown = table(say, "what grows|to:|step|µs per image:|by the model:", rows)
+    return "\n\n".join([head, grown, table(say, columns, held)])
+
+
 def memory(say) -> str:
     """What sixty learners take at once: the peak of each notebook, for a server's memory."""
     timings = _store.read_json(settings.results_folder() / "timings.json", cure=studies.CURE)
@@ -127,7 +144,7 @@ def memory(say) -> str:
 
 
 OPENING = {"notebooks": lessons, "findings": findings}
-EVIDENCE = {"results": results, "speed": speed}
+EVIDENCE = {"results": results, "speed": speed, "growth": growth}
 PAGES = {
     "README.md": (str, OPENING),
     "README.zh-CN.md": (chinese, OPENING),
