@@ -14,6 +14,7 @@
 ## make mutants put faults into copies of the package, and show which test or which claim of a notebook notices each
 ## make planted plant faults in notebooks of two public series (FOLDERS="LLMs-from-scratch=… handson-ml3=…") and of this one
 ## make faults kill, fill, damage and lock out copies of the series, and show what is lost: nothing
+## make datasets run every lesson on folders of pictures of many kinds
 ## make properties test functions with 1,000 generated arguments each, valid ones and invalid ones
 ## make strangers  the oldest and the newest versions, on every Python found here, each in a fresh environment
 ## make flakes ten times the whole suite: other hash seeds, another order, one and two threads
@@ -84,6 +85,9 @@ planted: $(READY)
 
 faults: $(READY)
 	$(BIN)/python tools/stress/faults.py
+
+datasets: $(READY)
+	$(BIN)/python tools/stress/datasets.py
 
 properties: $(READY)
 	$(BIN)/python -m pytest -n 0 tests/package/test_properties.py --hypothesis-profile=many
@@ -171,4 +175,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test zh zh-stale zh-mark zh-run zh-lab lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults properties strangers flakes lint lock clean planted
+.PHONY: help run test zh zh-stale zh-mark zh-run zh-lab lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults datasets properties strangers flakes lint lock clean planted
