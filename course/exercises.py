@@ -21,7 +21,8 @@ A source is a notebook without outputs, written and edited in JupyterLab with nb
   comes a plain text cell for the answer. At least one task of a lesson has one.
 - A named wrong answer is a code cell directly after the solution that it replaces, tagged wrong-answer, with the
   metadata {"wrong": {"name": "T squared forgotten", "says": "words that the failing test must say", "earns": 2}},
-  earns being its points of the task's tests. Students never get it. tests/notebooks/test_course.py runs every one.
+  earns being its points of the task's tests; "blind": true says that somebody wrote it who had not seen the tests.
+  Students never get it. tests/notebooks/test_course.py runs every one.
 - A cell's id begins with the lesson's number (02-loss), is the same as its nbgrader grade_id, and never changes.
 - The notebook's metadata keep {"reviewed": "…"}: the digest of the lesson's code cells and headings that the
   exercises were last looked through against. A lesson that changed has another one, and a test says so. (null while
