@@ -7,8 +7,9 @@
                                               ever fewer
     python notebook_rules.py --stamp [FILES]  note which sources the saved outputs came from: only after a fresh run
 
-*Portable* rules find faults in any series. *House* rules are the style of the series this file comes from. Settings
-are read from the next pyproject.toml at or above the working directory; all of them can be left out:
+*Portable* rules find faults in any series; *thorough* ones find more, with false alarms for a baseline to accept;
+*house* rules are the style of the series this file comes from. Settings are read from the next pyproject.toml at or
+above the working directory; all of them can be left out:
 
     [tool.notebook_rules]
     paths = ["**/*.ipynb"]              # glob patterns
@@ -51,7 +52,7 @@ _SHOWS = {"print", "display", "show", "show_table", "explore", "check"}  # a cal
 
 Rule = Callable[[dict, Path], Iterator[str]]
 RULES: dict[str, Rule] = {}
-GROUPS: dict[str, list[str]] = {"portable": [], "house": []}
+GROUPS: dict[str, list[str]] = {"portable": [], "thorough": [], "house": []}
 
 
 def rule(group: str):
@@ -86,7 +87,8 @@ class Settings(NamedTuple):
         return sorted(
             path
             for path in found
-            if not any(
+            if not any((folder / "pyvenv.cfg").exists() for folder in path.parents)
+            and not any(
                 part[0] in "._" or part in ("site-packages", "node_modules") for part in _parts(path, self.root)
             )
         )
@@ -575,7 +577,9 @@ _MEASURE = (
 def _said(measures: tuple[str, ...]) -> re.Pattern:
     """What states a result: a number beside one of the words above or of these."""
     words = "|".join([_MEASURE, *map(re.escape, measures)])
-    after = "|".join([r"accura\w+|correct|right|better|worse|higher|lower|fewer|faster|slower|smaller", *measures])
+    after = "|".join(
+        [r"accura\w+|correct|right|better|worse|higher|lower|fewer|faster|slower|smaller", *map(re.escape, measures)]
+    )
     value = rf"\**({_NUMBER})\**\s?(%|percent)?"
     return re.compile(
         rf"\b(?:{words})\b[^.;:\d\n|]{{0,24}}?\b(?:of|is|was|to|at|about|around|reaches|by|only|over|under)\s"
@@ -615,6 +619,34 @@ def numbers_in_prose_are_shown(notebook, path):
                     break
 
 
+ANY_NUMBER = re.compile(r"(?<![\w.,/#§–-])(\d[\d,]*(?:\.\d+)?)(?:/(\d+))?(?![\w/-])(\s?(?:%|percent))?")
+_NO_RESULT = re.compile(r"(?:19|20)\d\d|\d")  # a year, one digit
+
+
+@rule("thorough")
+def every_number_in_prose_is_shown(notebook, path):
+    """A number of two digits or more, or a fraction, in prose is also in the code or the outputs beside it."""
+    every = list(cells(notebook))
+    for number, _, source in cells(notebook, "markdown"):
+        beside = every[max(0, number - 7) : number + 4]
+        shown = [value for _, cell, text in beside if cell["cell_type"] == "code" for value in _values(cell, text)]
+        for paragraph in _paragraphs(source):
+            if re.search(r"\((?:19|20)\d\d|et al\.", paragraph):  # published ones
+                continue
+            for said, under, percent in ANY_NUMBER.findall(paragraph):
+                said = said.rstrip(",")
+                if under and float(under):
+                    value = float(said.replace(",", "")) / float(under)
+                    parts = {float(said.replace(",", "")), float(under)}
+                    fits = parts <= set(shown) or any(abs(each - value) < 1e-3 for each in shown)
+                else:
+                    factors = (1, 0.01, 100) if percent else (1,)
+                    fits = bool(_NO_RESULT.fullmatch(said)) or _is_among(said, shown, factors)
+                if not fits:
+                    words = f"{said}/{under}" if under else said + percent
+                    yield f"cell {number} says {words}, which nothing beside it shows: print it, or accept it"
+
+
 def _values(cell: dict, source: str) -> Iterator[float]:
     """The numbers of a code cell: of its text outputs and of its source."""
     for text in (source, *(text for output in cell["outputs"] for text in output_texts(output))):
@@ -625,11 +657,11 @@ def _values(cell: dict, source: str) -> Iterator[float]:
         )
 
 
-def _is_among(said: str, shown: list[float]) -> bool:
-    """Whether a number, as a share or in per cent, is one of these rounded to its decimals."""
+def _is_among(said: str, shown: list[float], factors: tuple = (1, 100, 0.01)) -> bool:
+    """Whether a number, by default as a share or in per cent, is one of these rounded to its decimals."""
     value, digits = abs(float(said.replace(",", ""))), len(said.partition(".")[2])
     half = 0.5001 * 10.0**-digits
-    return any(abs(factor * each - value) <= half for each in shown for factor in (1, 100, 0.01))
+    return any(abs(factor * each - value) <= half for each in shown for factor in factors)
 
 
 # Portable: it can be read, by anybody and anywhere

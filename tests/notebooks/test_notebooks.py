@@ -16,7 +16,7 @@ GOOD = NOTEBOOKS / "00_good.ipynb"  # where the notebook below is taken to lie; 
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", GROUPS["portable"] + GROUPS["house"])
 def test_notebook_keeps_the_rule(path, name):
     found = list(RULES[name](notebook_rules.read(path), path))
     accepted = ACCEPTED.get(f"notebooks/{path.name}", {}).get(name, 0)
@@ -133,6 +133,9 @@ FAULTS = [
     ("numbers_in_prose_are_shown", beside("It reaches an accuracy of 0.95.")),
     ("numbers_in_prose_are_shown", beside("The two differ by 0.37.")),
     ("numbers_in_prose_are_shown", beside("The error is around $0.0009$.")),
+    ("every_number_in_prose_is_shown", beside("A game takes 3.82 rolls.")),
+    ("every_number_in_prose_is_shown", beside("You win in 3/4 of the cases.")),
+    ("every_number_in_prose_is_shown", beside("You win in 65 % of the cases.")),
     ("numbers_in_prose_are_shown", beside("It needs 97 times fewer parameters.")),
     ("numbers_in_prose_are_shown", beside("| method | score |\n| --- | --- |\n| ours | 0.95 |")),
     ("no_failed_cell", lambda n: last_code(n).update(outputs=[{"output_type": "error", "ename": "E", "evalue": ""}])),
@@ -232,6 +235,9 @@ WELL = {
     "draws_are_seeded": runs("import torch\n\ng = torch.Generator().manual_seed(0)\ntorch.rand(3, generator=g)"),
     "numbers_in_prose_are_shown": lambda n: (beside("An accuracy of 0.953, or 95.3 %.")(n),
                                              n["cells"][8].update(outputs=[stream("0.95312")])),
+    "every_number_in_prose_is_shown": lambda n: (
+        beside("In 2024 a game takes 3.29 rolls (section 2); you win in 2/3 of the cases, or 67 %.")(n),
+        n["cells"][8].update(outputs=[stream("3.28719 0.66667")])),
     "reaches_no_network": runs("import pandas as pd\n\npd.read_csv('local.csv')"),
     "no_path_of_a_machine": says("https://example.org/home/ada, data/tmp, and/or, a:b"),
 }  # fmt: skip
