@@ -242,7 +242,8 @@ def changed(notebook: dict, path: Path, most: int = 12) -> tuple[int, int]:
     rule, tried, noticed = notebook_rules.RULES["every_number_in_prose_is_shown"], 0, 0
     accepted = sum(1 for _ in rule(notebook, path))
     places = [(cell, found) for _, cell, source in notebook_rules.cells(notebook, "markdown")
-              for found in notebook_rules.ANY_NUMBER.finditer(source) if len(found[1]) > 1]  # fmt: skip
+              for found in notebook_rules.ANY_NUMBER.finditer(source)
+              if not notebook_rules.NO_RESULT.fullmatch(found[1].rstrip(","))]  # fmt: skip
     random.Random(0).shuffle(places)
     for cell, found in places:
         kept, source = cell["source"], "".join(cell["source"])
