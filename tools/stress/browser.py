@@ -8,16 +8,17 @@ browser.mjs drives the browser. Without node, its modules or Chromium nothing is
 is no failure. LOOK_MODULES names the folder of the modules, CHROMIUM the browser, as for tools/site/look.mjs.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import reliability
@@ -43,7 +44,7 @@ def chromium(environment: dict) -> str | None:
     return environment.get("CHROMIUM") or next(filter(None, found), None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def jupyterlab(folder: Path, *options: str) -> Iterator[dict]:
     """A JupyterLab of its own on a free port, which shows `folder`/notebooks: {"url": …, "token": …, "pid": …}.
 
@@ -77,10 +78,10 @@ def _address(server: subprocess.Popen, runtime: Path, log: Path, limit: float = 
     end = time.monotonic() + limit
     while server.poll() is None and time.monotonic() < end:
         for path in runtime.glob("jpserver-*.json"):
-            try:
-                return json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:  # half written
-                pass
+            with contextlib.suppress(ValueError, OSError):  # half written, or written before the server listens
+                found = json.loads(path.read_text(encoding="utf-8"))
+                socket.create_connection((found["hostname"], found["port"]), timeout=5).close()
+                return found
         time.sleep(0.1)
     raise RuntimeError("JupyterLab did not start:\n" + log.read_text(encoding="utf-8", errors="replace")[-2000:])
 
