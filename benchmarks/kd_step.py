@@ -344,6 +344,25 @@ def share_of_peak(images_per_second: float, student) -> dict:
     return {"peak": peak, "step": step, "share": step / max(peak.values())}
 
 
+PARTS = {  # of a step, by the names of torch's operations
+    "convolutions": r"conv|mkldnn", "BatchNorm": r"batch_norm", "optimiser": r"adam|foreach|lerp|addcdiv|sqrt",
+    "ReLU, pooling, head": r"relu|threshold|pool|linear|addmm|mm$|mean",
+    "copies, number format": r"copy|to$|contiguous",
+}  # fmt: skip
+
+
+def profile(system, steps: int = 20) -> dict[str, float]:
+    """Which share of the processor's time in torch's operations each part of a system's step takes."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        system.run(steps)
+    times = {event.key: event.self_cpu_time_total for event in found.key_averages() if event.key.startswith("aten::")}
+    shares = dict.fromkeys([*PARTS, "the rest"], 0.0)
+    for name, taken in times.items():
+        part = next((part for part, words in PARTS.items() if re.search(words, name)), "the rest")
+        shares[part] += taken / sum(times.values())
+    return shares
+
+
 def cpu_seconds(work) -> float:
     start = time.process_time()
     work()
@@ -373,7 +392,8 @@ def measure(rounds: int, steps: int) -> dict:
                 progress.update()
     alone = statistics.median(rates["student_alone"])
     return {"first_batch_loss": first, "rates": rates, "choice": str(speed.choose(student, images.images[:BATCH])),
-            "peak": share_of_peak(alone, student), "real_sizes": real_sizes()}  # fmt: skip
+            "peak": share_of_peak(alone, student), "profile": profile(timed["cached"]),
+            "real_sizes": real_sizes()}  # fmt: skip
 
 
 def summary(measured: dict, rounds: int, steps: int) -> dict:
@@ -399,6 +419,7 @@ def summary(measured: dict, rounds: int, steps: int) -> dict:
         "range": {name: [min(values), max(values)] for name, values in rates.items()},
         "ratios": ratios,
         "operations_per_second": measured["peak"],
+        "profile": measured["profile"],
         "real_sizes": measured["real_sizes"],
     }  # fmt: skip
 

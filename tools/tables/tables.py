@@ -104,15 +104,18 @@ def speed(say) -> str:
         for row in found["ratios"]:
             ours, other = (f"{row[end]} {rate[row[end]]:,.0f}" for end in ("of", "to"))
             span = f"{row['low']:.2f}–{row['high']:.2f}"
-            rows.append((ours, other, f"{row['median']:.2f}", span, row["asked"] or ""))
+            limit = f"{rate['student_alone'] / rate[row['to']]:.2f}" if row["of"] == "cached" else ""
+            rows.append((ours, other, f"{row['median']:.2f}", span, limit, row["asked"] or ""))
         for row in found.get("real_sizes", []):
             ours, other = (f"{say(word)} {row[key]:,.0f}" for word, key in _HOW.items())
             span = f"{row['low']:.1f}–{row['high']:.1f}"
-            rows.append((f"{row['teacher']}, {row['student']}: {ours}", other, f"{row['ratio']:.1f}", span, ""))
+            rows.append((f"{row['teacher']}, {row['student']}: {ours}", other, f"{row['ratio']:.1f}", span, "", ""))
         head = say("One thread of {processor}, torch {torch}:").format(**found, torch=found["versions"]["torch"])
-        columns = "images per CPU-second|compared with|ratio:|range:|target:"
+        columns = "images per CPU-second|compared with|ratio:|range:|limit:|target:"
         chosen = say("Chosen there: {chosen}.").format(**found) + "\n\n" if "chosen" in found else ""
-        parts.append(f"### {found['processor']}\n\n{head}\n\n{chosen}{table(say, columns, rows)}")
+        shares = [(say(name), f"{share:.0%}") for name, share in found.get("profile", {}).items()]
+        profile = "\n\n" + table(say, "part of a cached step|share of its time:", shares) if shares else ""
+        parts.append(f"### {found['processor']}\n\n{head}\n\n{chosen}{table(say, columns, rows)}{profile}")
     return "\n\n".join(parts)
 
 
