@@ -48,12 +48,12 @@ def images(count: int, classes: int = 36, side: int = 28) -> ImageSet:
     return ImageSet(torch.rand(count, 1, side, side), torch.arange(count) % classes)
 
 
-def mapped_images(count: int, folder: Path, classes: int = 36, side: int = 28) -> ImageSet:
+def mapped_images(count: int, folder: Path, classes: int = 36) -> ImageSet:
     """Images whose pixels stay in a file."""
-    path, shape = folder / "pixels", (count, 1, side, side)
+    path, shape = folder / "pixels", (count, 1, 28, 28)
     with open(path, "wb") as file:
         for part in torch.arange(count).split(10_000):
-            file.write(np.random.default_rng(0).bytes(len(part) * side**2))
+            file.write(np.random.default_rng(0).bytes(len(part) * 28**2))
     digests = np.zeros((count, 32), np.uint8)
     pixels = Photographs(Source(*map_pixels(path, shape), digests), torch.arange(count))
     return ImageSet(pixels, torch.arange(count) % classes)

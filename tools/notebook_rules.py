@@ -152,15 +152,15 @@ def faults(path: Path, names: list[str]) -> list[tuple[str, str]]:
     return [(name, fault) for name in names for fault in RULES[name](notebook, path)]
 
 
-def new_faults(path: Path, chosen: Settings) -> list[str]:
-    """The faults of the rules of which a notebook has more than the baseline accepts."""
+def new_faults(path: Path, chosen: Settings) -> tuple[list[str], int]:
+    """The faults of the rules of which a notebook has more than the baseline accepts; how many it accepts in vain."""
     found = faults(path, chosen.rules(path))
     counts, accepted = Counter(name for name, _ in found), chosen.accepted().get(chosen.name(path), {})
     lines = []
     for name, fault in found:
         if counts[name] > (allowed := accepted.get(name, 0)):
             lines.append(f"{fault} [{name}{f', {allowed} accepted' if allowed else ''}]")
-    return lines
+    return lines, (Counter(accepted) - counts).total()
 
 
 def write_baseline(chosen: Settings) -> dict[str, dict[str, int]]:
@@ -1083,23 +1083,25 @@ def _apply(options: set[str], paths: list[Path]) -> int:
     if not paths:
         raise ValueError(f"no notebook matches {', '.join(chosen.paths)} in {chosen.root}: name some, or set paths")
     if "--stamp" in options:
-        old = {path: [*run_in_order(read(path), path), *outputs_present(read(path), path)] for path in paths}
-        if unrun := [f"{path} is not stamped: {found[0]}" for path, found in old.items() if found]:
-            print("\n".join(unrun))
-        for path in (path for path, found in old.items() if not found):
-            write_stamp(path)
-        print(f"stamped {sum(not found for found in old.values())} of {len(paths)} notebooks")
+        stamped = 0
+        for path in paths:
+            notebook = read(path)
+            if unrun := [*run_in_order(notebook, path), *outputs_present(notebook, path)]:
+                print(f"{path} is not stamped: {unrun[0]}")
+            else:
+                write_stamp(path)
+                stamped += 1
+        print(f"stamped {stamped} of {len(paths)} notebooks")
     if "--baseline" in options:
         count = sum(sum(counts.values()) for counts in write_baseline(chosen).values())
         print(f"{chosen.baseline} accepts {count} faults")
     if "--all" in options:
         chosen = chosen._replace(baseline="")
-    found = [f"{path}: {fault}" for path in paths for fault in new_faults(path, chosen)]
+    compared = {path: new_faults(path, chosen) for path in paths}
+    found = [f"{path}: {fault}" for path, (lines, _) in compared.items() for fault in lines]
     print("\n".join(found) or f"{len(paths)} notebooks, nothing new to fix")
-    counts = {path: len(faults(path, chosen.rules(path))) for path in paths}
-    fixed = sum(sum(chosen.accepted().get(chosen.name(path), {}).values()) - counts[path] for path in paths)
-    if fixed > 0 and not found:
-        print(f"{fixed} accepted faults are gone: run --baseline, so that they do not come back")
+    if gone := sum(count for _, count in compared.values()):
+        print(f"{gone} accepted faults are gone: run --baseline, so that they do not come back")
     return bool(found)
 
 

@@ -6,14 +6,12 @@ with what is missing spread evenly over the other classes ("spread"); or k class
 ("samples"). Top k takes 4·k bytes, k samples 2·k: 4 largest and 8 samples are equally long.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from distill_utils import losses, recipes, studies
-from distill_utils.evaluation import evaluate
 from distill_utils.recipes import Recipe, load_or_train, method
+from distill_utils.studies.techniques import scores, teacher_recipe
 from distill_utils.training import Schedule
 
 SMALLEST = 0.01  # of accuracy: a difference of one point would matter
@@ -58,7 +56,7 @@ def arms(dataset: str) -> list[dict]:
 
 def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
     """The recipe of an arm; data, teacher and student share the seed."""
-    teacher = replace(recipes.TEACHER, dataset=dataset, seed=seed, data_seed=seed)
+    teacher = teacher_recipe(seed, dataset)
     if "model" in arm:
         return teacher
     return Recipe(dataset=dataset, method="stored soft targets", method_options=arm, teacher=teacher,
@@ -67,12 +65,7 @@ def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
 
 def run(arm: dict, seed: int, dataset: str) -> dict:
     """Accuracies in [0, 1], NLL in nats, calibration and agreement with the teacher of one network."""
-    chosen, image_data = recipe(arm, seed, dataset), recipes.dataset(dataset, seed)
-    network = load_or_train(chosen, quiet=True).model
-    teacher = chosen.teacher and load_or_train(chosen.teacher, quiet=True).model
-    test = evaluate(network, image_data.test, teacher)
-    return {"validation_accuracy": evaluate(network, image_data.validation)["accuracy"],
-            **{f"test_{name}": test.pop(name) for name in ("accuracy", "nll", "ece")}, **test}
+    return scores(load_or_train(recipe(arm, seed, dataset), quiet=True).model, seed, dataset)
 
 
 def claims(dataset: str) -> list[studies.Claim]:

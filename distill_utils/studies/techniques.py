@@ -192,7 +192,7 @@ def run(arm: dict, seed: int, dataset: str) -> dict:
     """Accuracies in [0, 1], NLL in nats, calibration and agreement of one technique at its chosen setting; which
     setting that is (counted from 0) and what each got at the tuning seed; parameters; cost per step against plain."""
     if "model" in arm:
-        return _scores(load_or_train(teacher_recipe(seed, dataset), quiet=True).model, seed, dataset)
+        return scores(load_or_train(teacher_recipe(seed, dataset), quiet=True).model, seed, dataset)
     name = arm["technique"]
     tuning = tuned(name, dataset)
     place = tuning.index(max(tuning))
@@ -200,7 +200,7 @@ def run(arm: dict, seed: int, dataset: str) -> dict:
     network = load_or_train(recipe(name, setting, seed, dataset), quiet=True).model
     network = getattr(network, "student", network)  # a regressor is thrown away
     return {
-        **_scores(network, seed, dataset),
+        **scores(network, seed, dataset),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "relative_cost": relative_cost(name, setting, seed, dataset),
         "setting": place,
@@ -208,7 +208,8 @@ def run(arm: dict, seed: int, dataset: str) -> dict:
     }
 
 
-def _scores(network: nn.Module, seed: int, dataset: str) -> dict:
+def scores(network: nn.Module, seed: int, dataset: str) -> dict:
+    """Accuracies in [0, 1], NLL in nats, calibration, and agreement with the series' own teacher of this seed."""
     image_data = recipes.dataset(dataset, seed)
     test = evaluate(network, image_data.test, load_or_train(teacher_recipe(seed, dataset), quiet=True).model)
     return {

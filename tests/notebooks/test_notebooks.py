@@ -265,7 +265,7 @@ def test_settings_choose_the_rules_and_the_baseline_only_shrinks(tmp_path, monke
         lines = [code(f"print(unknown_{i})", stream("1")) | {"execution_count": 1} for i in range(count)]
         for file in files:
             file.write_text(json.dumps({"cells": lines, "metadata": {}}), encoding="utf-8")
-        return [notebook_rules.new_faults(file, chosen) for file in chosen.notebooks()]
+        return [notebook_rules.new_faults(file, chosen)[0] for file in chosen.notebooks()]
 
     chosen = notebook_rules.settings(tmp_path / "ch1")
     assert chosen.rules(files[0]) == [name for name in GROUPS["portable"] if name != "run_in_order"] + ["small_file"]

@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -29,7 +30,7 @@ from distill_utils.studies import language as language_study
 from distill_utils.training import Schedule, reestimate_batch_norm
 
 COMMITTED = Path(__file__).with_name("versions.json")
-TOLERANCE = 1e-2  # relative: what other processors round differently in a few steps; up to 5e-3 was met
+TOLERANCE = 3e-3  # relative: what other processors round differently in a few steps
 
 SHORT = Schedule(steps=3, batch_size=32)
 TEACHER = Recipe(model="teacher", dataset="digits", options={"width": 6}, schedule=SHORT)
@@ -56,7 +57,10 @@ def trained(**changes) -> list[float]:
 
 
 def distilled(method: str, **options) -> list[float]:
-    return trained(method=method, method_options=options, teacher=TEACHER)
+    """DIST and RKD divide by the spread of the teacher's outputs, so theirs is trained until it has one; otherwise
+    rounding decides."""
+    teacher = replace(TEACHER, schedule=Schedule(steps=30, batch_size=32)) if method in ("DIST", "RKD") else TEACHER
+    return trained(method=method, method_options=options, teacher=teacher)
 
 
 def images(name: str) -> list[float]:

@@ -23,7 +23,7 @@ def test_a_bar_in_a_cell_does_not_end_it():
 @pytest.mark.parametrize("table", reliability.TABLES)
 def test_no_row_of_a_table_failed(table, request):
     assert flakes.READS_THE_TABLE in request.node.nodeid  # by this name it is left out of repeated runs
-    if table not in KEPT:
+    if table in ("claims", "datasets") and table not in KEPT:
         pytest.skip(f"the program that writes {table} has not run yet")
     rows = KEPT[table]
     assert rows
