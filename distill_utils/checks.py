@@ -59,6 +59,13 @@ def check(name: str, value: float | bool, low: float | Mapping | None = None, hi
     print(f"PASS {translated(name)}" if passed else f"NO BAND for {dataset}: {translated(name)}")
 
 
+def claims() -> list[dict]:
+    """The checks of this notebook so far as rows for plots.show_table: claim, value, and what the value must be."""
+    rows = [json.loads(line) for line in _file().read_text(encoding="utf-8").splitlines()]
+    return [{"claim": row["name"], "measured here": f"{row['value']:.3g}" if band else "yes",
+             "must be": band or "yes"} for row in rows for band in [_symbols(row)]]
+
+
 def table() -> str:
     """All recorded checks as text, one line each. Raises ValueError, naming the file, for a damaged record."""
     lines = [f"{'':4}  {'notebook':24} {'value':>10}  {'expected':>24}  {'null':>8}  claim"]
@@ -92,6 +99,15 @@ def _band(low: float | None, high: float | None) -> str:
     if low is None:
         return "true" if high is None else f"at most {high:g}"
     return f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+
+
+def _symbols(row: dict) -> str:
+    low, high = row["low"], row["high"]
+    if low is None and high is None:
+        return "" if row["passed"] else "no band here"
+    if low == high:
+        return f"= {low:g}"
+    return f"≤ {high:g}" if low is None else f"≥ {low:g}" if high is None else f"{low:g} … {high:g}"
 
 
 def _file() -> Path:

@@ -71,7 +71,7 @@ def draw_filter(axis, weights, shape: tuple[int, int], *, under=None) -> None:
 def _draw_leaf(axis, x: float, y: float, logits, classes, share: float | None) -> None:
     probability = np.asarray(logits.softmax(0))
     axis.text(x, y - 0.05, str(classes[int(probability.argmax())]), ha="center", va="center", fontsize=18,
-              weight="bold", bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "#666666"}, zorder=6,
+              bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "#666666"}, zorder=6,
               parse_math=False)
     inset = axis.inset_axes([x - 0.38, y - 0.75, 0.76, 0.36], transform=axis.transData, zorder=5)
     inset.bar(range(len(probability)), probability, color=BLUE)

@@ -55,13 +55,13 @@ def run(names: list[str] | None = None, *, in_place: bool = False) -> None:
 def _execute(path: Path):
     notebook = nbformat.read(path, as_version=4)
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
-    client = nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3",
-                                     extra_arguments=["--log-level=ERROR"],  # no warning inside the progress bar
-                                     resources={"metadata": {"path": str(path.parent)}})
+    client = _Client(notebook, timeout=1800, kernel_name="python3",
+                     extra_arguments=["--log-level=ERROR"],  # no warning inside the progress bar
+                     resources={"metadata": {"path": str(path.parent)}})
     client.widget_registry = {"@jupyter-widgets/output": {"OutputModel": _UnansweredOutput}}
     start, failure = time.perf_counter(), ""
     with training.progress_bar(cells, path.stem, unit="cell") as bar, _PeakMemory() as memory:
-        client.on_cell_executed = lambda **_: bar.update()
+        client.on_cell_executed, client.bar = lambda **_: bar.update(), bar
         try:
             client.execute()
         except nbclient.exceptions.CellExecutionError as error:
@@ -76,6 +76,16 @@ def _execute(path: Path):
         kept = settings.build_folder() / "html" / f"{path.stem}.html"
         raise NotebookFailed(f"{path.name} failed: {failure} (the cell is at the end of {kept})")
     return notebook, timing
+
+
+class _Client(nbclient.NotebookClient):
+    """Says behind the bar of cells how far the running cell's own bar is: a cell of minutes does not look hung."""
+
+    def process_message(self, msg, cell, cell_index):
+        if msg["msg_type"] == "stream" and "\r" in msg["content"]["text"]:
+            inner = re.search(r"([^\r]+?):? +(\d+%)[^\r]*<([\d:?]+)[^\r]*$", msg["content"]["text"])
+            self.bar.set_postfix_str(inner.expand(r"\1: \2, \3 left") if inner else "")
+        return super().process_message(msg, cell, cell_index)
 
 
 class _UnansweredOutput(OutputWidget):

@@ -108,6 +108,15 @@ def test_what_a_cell_prints_in_pieces_is_kept_as_one_without_its_bars(one_notebo
     assert cell.outputs == [{"name": "stdout", "output_type": "stream", "text": "a\nb\nc\n"}]
 
 
+def test_the_bar_of_cells_says_how_far_the_running_cell_is(one_notebook, capsys):
+    begin = "from distill_utils.training import progress_bar\nwith progress_bar(4, 'distilling') as bar:\n"
+    one_notebook(begin + "    bar.update(2)\n    bar.refresh()", "print(1)")
+    assert __main__.main(["run"]) == 0
+    bars = capsys.readouterr().err.split("\r")
+    assert any("| 0/2 " in bar and ", distilling: 50%, 00:00 left]" in bar for bar in bars), bars
+    assert not any("| 2/2 " in bar and "distilling" in bar for bar in bars), bars
+
+
 def test_a_damaged_file_of_timings_is_named(one_notebook, capsys):
     one_notebook("print(1)")
     settings.build_folder().mkdir()

@@ -98,6 +98,19 @@ def test_the_table_shows_every_check_with_value_and_band():
     assert lines[3].split() == ["FAIL", "02_distill", "3", "at", "most", "2", "loss"]
 
 
+def test_claims_say_what_each_claim_of_this_notebook_came_to():
+    check("gain", 5.25, low=5)
+    check("loss", 0.12345, high=2)
+    check("rows", 8, 8, 8)
+    check("share", 0.5, 0.1, 0.9)
+    check("disjoint", True)
+    check("other", 1, low={"digits": 1})
+    assert [tuple(row.values()) for row in checks.claims()] == [
+        ("gain", "5.25", "≥ 5"), ("loss", "0.123", "≤ 2"), ("rows", "8", "= 8"), ("share", "0.5", "0.1 … 0.9"),
+        ("disjoint", "yes", "yes"), ("other", "1", "no band here"),
+    ]  # fmt: skip
+
+
 def test_a_damaged_file_is_named_and_begin_replaces_it():
     path = settings.build_folder() / "checks" / "02_distill.jsonl"
     path.parent.mkdir(parents=True)

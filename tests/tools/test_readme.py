@@ -37,6 +37,7 @@ def test_a_number_changed_by_hand_is_written_again(page, name):
 
 def test_check_writes_nothing_and_make_tables_writes(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "heads", dict)
     for page in tables.PAGES:
         (tmp_path / page).parent.mkdir(exist_ok=True)
         text = (ROOT / page).read_text(encoding="utf-8")
@@ -50,6 +51,13 @@ def test_check_writes_nothing_and_make_tables_writes(monkeypatch, tmp_path, caps
     assert "by hand" in page.read_text(encoding="utf-8")
     assert tables.main(check=False) == 0
     assert page.read_text(encoding="utf-8") == whole
+
+
+def test_every_lesson_says_at_its_head_how_long_it_takes_in_both_languages():
+    for page, text in tables.heads().items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run make tables"
+        english, chinese = (len(pattern.findall(text)) for pattern in tables._TAKES)
+        assert (english, chinese) == (1, int(page.suffix == ".po")), page.name
 
 
 def test_a_page_without_markers_is_refused():

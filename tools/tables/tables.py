@@ -1,4 +1,5 @@
-"""Writes the generated parts of README.md, docs/results.md and course/README.md, in English and in Chinese.
+"""Writes the generated parts of README.md, docs/results.md and course/README.md, and the minutes at the head of each
+lesson, in English and in Chinese.
 
     python tools/tables/tables.py [--check]
 
@@ -68,6 +69,27 @@ def opening(path: Path) -> tuple[str, str]:
 def minutes(seconds: float) -> str:
     """In halves of a minute: other machines differ by more."""
     return f"{seconds / 60:.0f}" if seconds >= 600 else f"{max(1, round(seconds / 30)) / 2:g}"
+
+
+_TAKES = [
+    re.compile(r"(\*\*Takes\*\*: )\S+( minutes to read and )\S+( to run)"),
+    re.compile(r"(\*\*用时\*\*：阅读 )\S+( 分钟，运行 )\S+( 分钟)"),
+]
+
+
+def heads() -> dict[Path, str]:
+    """The text of every lesson and of its translation with the minutes that it takes: to read, at 150 words a minute,
+    in steps of five, and to run, as measured."""
+    timings, texts = _store.read_json(settings.results_folder() / "timings.json", cure=studies.CURE), {}
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        cells = _store.read_json(path)["cells"]
+        words = sum(len("".join(cell["source"]).split()) for cell in cells if cell["cell_type"] == "markdown")
+        reading, running = 5 * max(1, round(words / 750)), minutes(timings[path.stem]["seconds"])
+        for page in (path, ROOT / "translations" / "zh" / "notebooks" / f"{path.stem}.po"):
+            texts[page] = page.read_text(encoding="utf-8")
+            for pattern in _TAKES:
+                texts[page] = pattern.sub(rf"\g<1>{reading}\g<2>{running}\g<3>", texts[page])
+    return texts
 
 
 def results(say) -> str:
@@ -170,15 +192,14 @@ def filled(page: str, text: str) -> str:
 
 
 def main(*, check: bool) -> int:
-    changed = 0
-    for page in PAGES:
-        text = (ROOT / page).read_text(encoding="utf-8")
-        if filled(page, text) != text:
-            changed += 1
-            print(f"{page} is out of date: make tables" if check else f"wrote {page}")
-            if not check:
-                (ROOT / page).write_text(filled(page, text), encoding="utf-8")
-    return int(check and changed > 0)
+    texts = {ROOT / page: filled(page, (ROOT / page).read_text(encoding="utf-8")) for page in PAGES} | heads()
+    changed = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        page = path.relative_to(ROOT)
+        print(f"{page} is out of date: make tables" if check else f"wrote {page}")
+        if not check:
+            path.write_text(texts[path], encoding="utf-8")
+    return int(check and bool(changed))
 
 
 if __name__ == "__main__":
