@@ -1,3 +1,4 @@
+## make setup  create .venv, nothing else
 ## make run    set up, execute the whole series, write build/
 ## make test   set up, run every test and every notebook under nbval
 ## make lab    set up, open JupyterLab
@@ -50,6 +51,8 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m uv pip install --python $(BIN)/python --quiet --no-deps --editable .
 	@$(BIN)/python -m jupyterlab.labextensions disable --level=sys_prefix --log-level=ERROR @jupyter/nbgrader  # the instructor's: course/README.md
 	@touch $^ $@
+
+setup: $(READY)
 
 run: $(READY)
 	$(BIN)/python -m distill_utils run
@@ -175,4 +178,4 @@ lock: $(READY)
 clean:
 	rm -rf .venv build runs .hypothesis .pytest_cache .ruff_cache *.egg-info
 
-.PHONY: help run test zh zh-stale zh-mark zh-run zh-lab lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults datasets properties strangers flakes lint lock clean planted
+.PHONY: help setup run test zh zh-stale zh-mark zh-run zh-lab lab course student quizzes tables bench slides site site-test look-modules browser-test colab mutants faults datasets properties strangers flakes lint lock clean planted

@@ -26,7 +26,7 @@ FILES = {"LICENSE", "environment.yml", "pyproject.toml", "requirements.txt"}
 FILES |= {"translations/zh/strings.po", "translations/zh/messages.po"}
 FOLDERS = ("distill_utils/", "notebooks/", "results/", "course/quiz/")
 PAGES = {"course/glossary.md", "course/cheatsheet.md", "course/project.md", "course/self-check.md"}
-TARGETS = {"run", "lab", "clean", "help", "$(READY)"}
+TARGETS = {"setup", "run", "lab", "clean", "help", "$(READY)"}
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:)<?([^)\s>]+)>?\)")
 
 

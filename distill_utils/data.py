@@ -252,7 +252,8 @@ def _own_images(name: str, root: Path, seed: int) -> ImageData:
     except (OSError, RuntimeError, ValueError) as error:  # "~nobody", a name that is too long
         raise DataError(f"invalid path in {f'folder:{path}'!r} ({error}); use folder:PATH") from error
     if not exists:
-        raise DataError(f"{folder} is not a directory: use folder:PATH with one subfolder of images per class")
+        raise DataError(f"{folder} is not a directory: use folder:PATH with one subfolder of images per class (a "
+                        f"relative path starts at {settings.ROOT})")
     try:
         found = _folder.scan(folder)
         hashes, before = _folder.content_hashes(found.files, folder)

@@ -45,14 +45,15 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Te
                       alpha: float) -> Tensor:
     """(1 - alpha) · hard_label_loss + alpha · soft_target_loss, with alpha in [0, 1] (lesson 02).
 
-    Papers disagree about which term alpha weights. alpha = 1 uses no labels, so they may be -1 (unlabelled). Raises
-    ValueError for another alpha, or as its parts do.
+    Papers disagree about which term alpha weights. Images without a label (-1) have a soft target only: the hard part
+    is the mean over the others, and 0 where there are none. Raises ValueError for another alpha, or as its parts do.
     """
     _validate.number("alpha, the weight of the soft targets,", alpha, 0, 1)
     soft = soft_target_loss(student_logits, teacher_logits, temperature)
-    if alpha == 1:
-        return soft
-    return (1 - alpha) * hard_label_loss(student_logits, labels) + alpha * soft
+    labelled = labels != -1
+    if alpha == 1 or not labelled.any():
+        return alpha * soft
+    return (1 - alpha) * hard_label_loss(student_logits[labelled], labels[labelled]) + alpha * soft
 
 
 def group_kd_loss(student_logits: Tensor, teacher_logits: Tensor, groups: Tensor, temperature: float,
@@ -200,5 +201,5 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
     low, high = torch.stack(labels.aminmax()).tolist()
     if low < 0 or high >= num_classes:
         label = low if low < 0 else high
-        hint = ": -1 marks an unlabelled image, use soft targets alone (alpha = 1)" if label == -1 else ""
+        hint = ": -1 marks an unlabelled image, which only soft targets can use" if label == -1 else ""
         raise ValueError(f"label {label} is out of range for {num_classes} classes{hint}")

@@ -158,13 +158,17 @@ class Teacher(nn.Module):
         rows = [{"check": "as it is wrapped", "accuracy": _mean(right), "found": ""}]
         rows += [{"check": t.check, "accuracy": _mean(t.after), "found": f"{t.gain:+.1%}" if t.gain else "not better"}
                  for t in trials]
+        if self.side and self.side > few.images.shape[-1]:
+            rows.append({"check": f"images enlarged from {few.images.shape[-1]} to {self.side} pixels",
+                         "accuracy": _mean(right), "found": f"load them with side={self.side}, and it sees more"})
         best = max(trials, key=lambda trial: trial.gain)
         errors, doubts = [str(best)] if best.gain >= 0.1 else [], [str(best)] if 0 < best.gain < 0.1 else []
         accuracy, share = _mean(right), float(torch.bincount(labels).max()) / len(labels)
         rows.append({"check": "always the most frequent class", "accuracy": share, "found": ""})
         if accuracy <= share + 2 * math.sqrt(share * (1 - share) / len(labels)):
             errors.append(f"the teacher is no better than chance: {accuracy:.0%} of its answers are right, and "
-                          f"{share:.0%} if it always answered the most frequent class")
+                          f"{share:.0%} if it always answered the most frequent class: give outputs, side, mean and "
+                          "sd as it was trained with, several may be wrong at once")
         if student is not None:
             alone = _mean(logits(student, image_set.images).argmax(1) == labels)
             rows.append({"check": "the student alone", "accuracy": alone, "found": ""})
@@ -229,8 +233,8 @@ class _Trial:
         self.gain = gain if gain >= max(0.03, 3 * math.sqrt(changed) / max(1, len(before))) else 0.0
 
     def __str__(self) -> str:
-        return (f"the teacher is wrapped wrongly: {_mean(self.before):.0%} of its answers are right, and "
-                f"{_mean(self.after):.0%} with {self.check} ({self.advice})")
+        return (f"the teacher is wrapped wrongly: {_mean(self.before):.0%} of its answers to {len(self.before)} "
+                f"images are right, and {_mean(self.after):.0%} with {self.check} ({self.advice})")
 
 
 def _mean(right: Tensor) -> float:

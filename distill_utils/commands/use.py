@@ -23,7 +23,10 @@ def evaluate(path: Path, dataset: str) -> str:
     model = models.load(path)
     own = dataset.startswith("folder:") and "side=" not in dataset
     image_data = recipes.dataset(settings.dataset(dataset, model.side if own else None))
-    _recorded.check_classes(model.classes, image_data.classes)
+    try:
+        _recorded.check_classes(model.classes, image_data.classes)
+    except ValueError as error:
+        raise ValueError(f"{error}: these are the images of {dataset}, choose others with --dataset") from error
     expected, found = (model.channels, model.side, model.side), tuple(image_data.test.images.shape[1:])
     if found != expected:
         sizes = ["×".join(map(str, shape)) for shape in (expected, found)]

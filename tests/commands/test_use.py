@@ -47,6 +47,7 @@ def test_a_dataset_that_is_not_the_models_is_refused(options, message, tmp_path,
     )
     assert (status, out) == (1, "")
     assert message in err
+    assert ("choose others with --dataset" in err) == ("classes" in options)
     assert err.count("\n") == 1
 
 

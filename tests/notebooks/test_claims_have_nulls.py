@@ -5,6 +5,7 @@ import ast
 import json
 import math
 import operator
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def claims(path: Path):
                     given = {keyword.arg: keyword.value for keyword in node.keywords}
                     if {"low", "high", None} & set(given):
                         yield ast.unparse(node.args[0]), given
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_lesson_lists_its_claims_with_their_values(path):
+    sources = ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    last = max(place for place, source in enumerate(sources) if re.search(r"^ *check\(", source, re.MULTILINE))
+    assert any("claims())" in source for source in sources[last:]), "add plots.show_table(checks.claims()) at the end"
 
 
 def bounds(value: ast.expr) -> list[float]:

@@ -59,6 +59,10 @@ def test_alpha_weights_the_soft_part_and_at_1_no_label_is_needed(logits):
     assert distillation_loss(*logits, labels, 4, 0) == hard
     assert distillation_loss(*logits, torch.full((5,), -1), 4, 1) == soft
     close(distillation_loss(*logits, labels, 4, 0.3), float(0.7 * hard + 0.3 * soft))
+    labels[1:3] = -1  # where there is no label, there is a soft target only
+    some = hard_label_loss(logits[0][[0, 3, 4]], labels[[0, 3, 4]])
+    close(distillation_loss(*logits, labels, 4, 0.3), float(0.7 * some + 0.3 * soft))
+    close(distillation_loss(*logits, torch.full((5,), -1), 4, 0.3), float(0.3 * soft))
 
 
 def test_smoothing_mixes_in_the_uniform_target():
@@ -147,7 +151,8 @@ def test_autocast_changes_no_loss():
         (lambda: soft_target_loss(Z_S, Z_T[:1], 4), r"must have the same shape N×C, got \(3, 4\) and \(1, 4\)"),
         (lambda: distillation_loss(Z_S, Z_T, Y, 4, 1.5), r"alpha, .*, must be a finite number in \[0, 1\], got 1.5"),
         (lambda: hard_label_loss(Z_S, Y + 2), "label 4 is out of range for 4 classes$"),
-        (lambda: distillation_loss(Z_S, Z_T, Y - 1, 4, 0.9), "label -1 is out of range .* use soft targets alone"),
+        (lambda: hard_label_loss(Z_S, Y - 1), "label -1 is out of range .* which only soft targets can use"),
+        (lambda: distillation_loss(Z_S, Z_T, Y - 2, 4, 0.9), "label -2 is out of range for 4 classes$"),
     ],
 )
 def test_a_wrong_argument_raises_an_error_that_names_it(call, message):

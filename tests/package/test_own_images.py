@@ -177,7 +177,7 @@ def _empty_class(folder):
     [
         (_one_class, "must have at least two folders of images, got birds"),
         (_empty_class, "eels has no image that can be read: add images, or remove the folder"),
-        (lambda folder: folder / "nowhere", "nowhere is not a directory: use folder:PATH"),
+        (lambda folder: folder / "nowhere", "nowhere is not a directory: use folder:PATH .* relative path starts at"),
         (lambda folder: "~no-such-user/photos", "invalid path in 'folder:~no-such-user/photos' .*; use folder:PATH"),
         (lambda folder: "x" * 300, "invalid path in 'folder:xxx"),
     ],

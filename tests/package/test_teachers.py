@@ -96,15 +96,16 @@ def test_a_wrong_size_is_named_with_the_right_one(photos):
 
     images = torch.full((60, 1, 32, 32), 0.1)
     images[:, 0, 28:, 28:] = torch.tensor([0.2, 0.5, 0.8])[photos.labels].view(-1, 1, 1)
-    with pytest.raises(NotATeacher, match=r"with images of 32 pixels \(give side=32\)"):
+    with pytest.raises(NotATeacher, match=r"with images of 32 pixels \(give side=32\)") as caught:
         examined(Teacher(Sized(), CLASSES, side=64), ImageSet(images, photos.labels))
+    assert "images enlarged from 32 to 64 pixels" in str(caught.value.examination)
 
 
 def test_an_untrained_network_is_no_teacher(photos):
     torch.manual_seed(3)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
     mixed = ImageSet(torch.rand_like(photos.images), photos.labels)
-    with pytest.raises(NotATeacher, match="no better than chance"):
+    with pytest.raises(NotATeacher, match="no better than chance: .* give outputs, side, mean and sd"):
         examined(Teacher(network, CLASSES), mixed)
 
 
