@@ -330,7 +330,7 @@ def test_the_students_edition_is_whole_and_gives_nothing_away(course, tmp_path, 
             file = target.partition("#")[0]
             assert re.match(r"\w+:", target) or not file or (path.parent / file).exists(), f"{path.name}: {target}"
     makefile = (folder / "Makefile").read_text("utf-8")
-    assert set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE)) == {"help", "run", "lab", "clean"}
+    assert set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE)) == {"help", "setup", "run", "lab", "clean"}
     assert not re.search(r"tools/|tests/|course/", makefile)
     outbound = tmp_path / "student" / "exchange" / "distillation" / "outbound"
     assert sorted(path.name for path in outbound.iterdir()) == NAMES
