@@ -61,9 +61,12 @@ def check(name: str, value: float | bool, low: float | Mapping | None = None, hi
 
 def claims() -> list[dict]:
     """The checks of this notebook so far as rows for plots.show_table: claim, value, and what the value must be."""
-    rows = [json.loads(line) for line in _file().read_text(encoding="utf-8").splitlines()]
-    return [{"claim": row["name"], "measured here": f"{row['value']:.3g}" if band else "yes",
-             "must be": band or "yes"} for row in rows for band in [_symbols(row)]]
+    shown = []
+    for row in map(json.loads, _file().read_text(encoding="utf-8").splitlines()):
+        band = "no band here" if row["passed"] is None else _band(row["low"], row["high"])
+        value, band = ("yes", "yes") if band == "true" else (f"{row['value']:.3g}", band)
+        shown.append({"claim": row["name"], "measured here": value, "must be": band})
+    return shown
 
 
 def table() -> str:
@@ -97,17 +100,10 @@ def _lies_in(value: float, low: float | None, high: float | None) -> bool:
 
 def _band(low: float | None, high: float | None) -> str:
     if low is None:
-        return "true" if high is None else f"at most {high:g}"
-    return f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-
-
-def _symbols(row: dict) -> str:
-    low, high = row["low"], row["high"]
-    if low is None and high is None:
-        return "" if row["passed"] else "no band here"
-    if low == high:
-        return f"= {low:g}"
-    return f"≤ {high:g}" if low is None else f"≥ {low:g}" if high is None else f"{low:g} … {high:g}"
+        return "true" if high is None else f"≤ {high:g}"
+    if high is None:
+        return f"≥ {low:g}"
+    return f"= {low:g}" if low == high else f"{low:g} … {high:g}"
 
 
 def _file() -> Path:

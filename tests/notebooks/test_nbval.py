@@ -73,7 +73,7 @@ def test_a_good_notebook_passes_whatever_its_unchecked_cells_and_warnings_print(
 def test_a_check_outside_its_band_fails_the_notebook(outcome):
     words, text = outcome
     assert words["broken_check.ipynb::Cell 0"] == "FAILED"
-    assert "claim: measured 4, expected at least 5" in text
+    assert "claim: measured 4, expected ≥ 5" in text
 
 
 def test_a_checked_cell_that_prints_something_else_fails(outcome):

@@ -45,10 +45,10 @@ def test_a_passing_check_prints_its_name_and_no_number(value, band, capsys):
 @pytest.mark.parametrize(
     ("value", "band", "message"),
     [
-        (4.9, {"low": 5}, "gain: measured 4.9, expected at least 5"),
-        (5.1, {"high": 5}, "gain: measured 5.1, expected at most 5"),
-        (0.5, {"low": 0.1, "high": 0.2}, "gain: measured 0.5, expected between 0.1 and 0.2"),
-        (math.nan, {"low": 0}, "gain: measured nan, expected at least 0"),
+        (4.9, {"low": 5}, "gain: measured 4.9, expected ≥ 5"),
+        (5.1, {"high": 5}, "gain: measured 5.1, expected ≤ 5"),
+        (0.5, {"low": 0.1, "high": 0.2}, "gain: measured 0.5, expected 0.1 … 0.2"),
+        (math.nan, {"low": 0}, "gain: measured nan, expected ≥ 0"),
         (False, {}, "gain: measured False, expected true"),
         (1.0, {}, "gain: measured 1.0, expected true"),  # a number without a band is no claim
     ],
@@ -65,7 +65,7 @@ def test_a_failing_check_raises_with_value_and_band_and_is_recorded(value, band,
 
 def test_a_band_may_depend_on_the_dataset(monkeypatch, capsys):
     low = {"glyphs": 5, "digits": 1}
-    with pytest.raises(CheckFailed, match="measured 2, expected between 5 and 9"):
+    with pytest.raises(CheckFailed, match="measured 2, expected 5 … 9"):
         check("gain", 2, low=low, high=9)
     monkeypatch.setenv("DISTILL_DATASET", "digits")
     check("gain", 2, low=low, high={"digits": 9})
@@ -94,8 +94,8 @@ def test_the_table_shows_every_check_with_value_and_band():
     check("other", 1, low={"digits": 1})
     lines = checks.table().splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["PASS", "PASS", "FAIL", "none"]
-    assert lines[1].split() == ["PASS", "02_distill", "5.25", "at", "least", "5", "gain"]
-    assert lines[3].split() == ["FAIL", "02_distill", "3", "at", "most", "2", "loss"]
+    assert lines[1].split() == ["PASS", "02_distill", "5.25", "≥", "5", "gain"]
+    assert lines[3].split() == ["FAIL", "02_distill", "3", "≤", "2", "loss"]
 
 
 def test_claims_say_what_each_claim_of_this_notebook_came_to():
@@ -139,6 +139,6 @@ def test_a_null_shows_which_share_of_the_effect_a_band_asks_for(band, null, shar
 
 @pytest.mark.parametrize("band", [{"low": 0}, {"high": 3}, {"low": -1, "high": 1}])
 def test_a_check_that_its_null_would_pass_is_refused(band):
-    with pytest.raises(ValueError, match=r"gain: the null 0 must lie outside of the band, got (at|between)"):
+    with pytest.raises(ValueError, match=r"gain: the null 0 must lie outside of the band, got (≥|≤|-1 …)"):
         check("gain", 1, **band, null=0)
     assert not (settings.build_folder() / "checks").exists()
