@@ -46,6 +46,7 @@ def start_python():
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests/package", "tests/commands"]), **environment}
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)], cwd=settings.ROOT, env=variables, text=True,
+            encoding=environment.get("PYTHONIOENCODING"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)
