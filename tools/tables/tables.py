@@ -78,13 +78,18 @@ _TAKES = [
 
 
 def heads() -> dict[Path, str]:
-    """The text of every lesson and of its translation with the minutes that it takes: to read, at 150 words a minute,
-    in steps of five, and to run, as measured."""
+    """The text of every lesson and of its translation with the minutes that it takes: to read, in steps of five (150
+    words or 20 visible lines of code a minute, half a minute for a figure), and to run, as measured."""
     timings, texts = _store.read_json(settings.results_folder() / "timings.json", cure=studies.CURE), {}
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         cells = _store.read_json(path)["cells"]
-        words = sum(len("".join(cell["source"]).split()) for cell in cells if cell["cell_type"] == "markdown")
-        reading, running = 5 * max(1, round(words / 750)), minutes(timings[path.stem]["seconds"])
+        seen = {"markdown": "", "code": ""}
+        for cell in cells:
+            if "hide-input" not in cell["metadata"].get("tags", []):
+                seen[cell["cell_type"]] += "".join(cell["source"]) + "\n"
+        figures = json.dumps(cells).count('"image/png":')
+        effort = len(seen["markdown"].split()) / 150 + seen["code"].count("\n") / 20 + figures / 2
+        reading, running = 5 * max(1, round(effort / 5)), minutes(timings[path.stem]["seconds"])
         for page in (path, ROOT / "translations" / "zh" / "notebooks" / f"{path.stem}.po"):
             texts[page] = page.read_text(encoding="utf-8")
             for pattern in _TAKES:
