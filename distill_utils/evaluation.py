@@ -3,8 +3,6 @@
 Everything but the cost is computed from recorded logits; half precision is converted to float32.
 """
 
-import statistics
-import time
 
 import numpy as np
 import safetensors.torch
@@ -126,34 +124,19 @@ def look_alikes(confusions: Tensor, groups: int) -> Tensor:
 # Cost
 
 
-def cost(model: nn.Module, images: Tensor, *, repeats: int = 30) -> dict[str, float]:
-    """What one prediction costs (lesson 02).
-
-    images: at least one, N×channels×H×W, repeated as needed. Returns parameters (count), flops (of one image, counted
-    by torch: a multiplication and an addition are two), bytes (of the weights as a safetensors file; a shared weight
-    counts once), and latency_ms_1 and latency_ms_256, the median time for a batch of that size in milliseconds on
-    this machine.
-    """
+def cost(model: nn.Module, images: Tensor) -> dict[str, int]:
+    """What a model costs (lesson 04): parameters (count), flops (of the first of images, N×channels×H×W, counted by
+    torch: a multiplication and an addition are two), and bytes (of the weights as a safetensors file; a shared weight
+    counts once)."""
     with eval_mode(model), torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             model(images[:1])
-        latency = {f"latency_ms_{size}": _latency(model, images, size, repeats) for size in (1, 256)}
     unique = {id(value): (name, value) for name, value in model.state_dict(keep_vars=True).items()}
     weights = {name: value.detach().contiguous() for name, value in unique.values()}
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "flops": counter.get_total_flops(), "bytes": len(safetensors.torch.save(weights)), **latency,
+        "flops": counter.get_total_flops(), "bytes": len(safetensors.torch.save(weights)),
     }
-
-
-def _latency(model: nn.Module, images: Tensor, size: int, repeats: int) -> float:
-    batch = images[torch.arange(size) % len(images)].contiguous(memory_format=torch.channels_last)
-    times = []
-    for _ in range(repeats + 3):
-        start = time.perf_counter()
-        model(batch)
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[3:])  # the first few are slower
 
 
 def _check(outputs: Tensor, labels: Tensor) -> None:

@@ -101,12 +101,10 @@ def test_images_without_labels_are_refused(labels, tiny_model):
     ],
 )
 def test_flops_and_parameters_follow_the_closed_form(model, shape, flops, parameters):
-    measured = evaluation.cost(model, torch.rand(3, *shape), repeats=1)
+    measured = evaluation.cost(model, torch.rand(3, *shape))
     assert measured["flops"] == flops
     assert measured["parameters"] == parameters
     assert 0 < measured["bytes"] - 4 * parameters < 1000
-    assert measured["latency_ms_1"] > 0
-    assert measured["latency_ms_256"] > 0
 
 
 # Groups of classes
@@ -139,8 +137,8 @@ def test_soft_confusions_are_the_mean_softened_rows_of_a_class():
 
 def test_tied_weights_are_counted_once():
     tied = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 16))
-    untied = evaluation.cost(tied, torch.rand(2, 1, 4, 4), repeats=1)
+    untied = evaluation.cost(tied, torch.rand(2, 1, 4, 4))
     tied[2].weight = tied[1].weight
-    found = evaluation.cost(tied, torch.rand(2, 1, 4, 4), repeats=1)
+    found = evaluation.cost(tied, torch.rand(2, 1, 4, 4))
     assert untied["parameters"] - found["parameters"] == 256
     assert 900 < untied["bytes"] - found["bytes"] < 1200

@@ -401,8 +401,9 @@ def disk_full_study(folder: Path) -> Outcome:
     copy = Copy(folder / "copy")
     shutil.rmtree(copy.results)
     outcome = twice(copy, disk(copy.results, "size=8k"), (*STUDY, "30", "--workers", "1"))
-    again = len(copy.begun()) - len(set(copy.begun()))  # the run that met the full disk
-    return outcome._replace(nothing_lost=again == 1 and len(copy.journalled()) == 120)
+    again = len(copy.begun()) - len(set(copy.begun()))
+    # The run that met the full disk, and at most two that its one worker had been handed already.
+    return outcome._replace(nothing_lost=1 <= again <= 3 and len(copy.journalled()) == 120)
 
 
 # Damaged files
