@@ -3,7 +3,6 @@
 Everything but the cost is computed from recorded logits; half precision is converted to float32.
 """
 
-
 import numpy as np
 import safetensors.torch
 import torch
