@@ -4,12 +4,14 @@ A student has 400 sentences of its own and 1,200 steps; the teacher has 128 unit
 alone; soft (targets on the student's own sentences); sequence (8,000 sentences that the teacher wrote, as if real;
 Kim and Rush 2016); samples (soft targets on the same 8,000); on_policy (soft targets on what the student itself
 writes, after 200 steps alone; Agarwal et al. 2024), with KL(student ‖ teacher) if "reverse", as Gu et al. (2024).
+Whether 1,200 steps are too few for many sentences is asked by four arms of 4,800, added after a pilot of two seeds.
 Data, teacher, first weights and batches share the seed. A network is taken at the best of twenty points of training,
 by its excess bits on validation sentences, and "matched" at the first at which it equals another arm at its best.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -29,9 +31,10 @@ SCHEDULES = {"teacher": Schedule(1500, lr=4e-3), "student": Schedule(1200, lr=1e
 TEACHER: dict = {"model": "teacher"}
 ALONE: dict = {"method": "alone"}
 ALONE_MANY, SOFT = ALONE | {"sentences": MANY}, {"method": "soft"}
+LONGER = {"steps": 4800}
 SEQUENCE, SAMPLES = {"method": "sequence"}, {"method": "samples"}
 FORWARD, REVERSE = {"method": "on_policy"}, {"method": "on_policy", "reverse": True}
-_KEYS = ("model", "method", "sentences", "reverse", "temperature", "units", "matched")
+_KEYS = ("model", "method", "sentences", "reverse", "temperature", "units", "matched", "steps")
 _MATCHED = {"soft": SOFT, "alone": ALONE, "alone, 20,000 sentences": ALONE_MANY}
 
 
@@ -78,7 +81,8 @@ def _train(model: LanguageModel, arm: dict, seed: int, note: Callable, quiet: bo
     """Train in place and return the number of words that the teacher read or wrote; note is called twenty times."""
     def run(tokens, loss, schedule, **options):
         what = "training the teacher" if arm == TEACHER else f"training a student, {arm['method']}"
-        fit(model, tokens, loss, SCHEDULES[schedule], seed=seed, quiet=quiet, what=what, **options)
+        steps = {"steps": arm["steps"]} if "steps" in arm else {}
+        fit(model, tokens, loss, replace(SCHEDULES[schedule], **steps), seed=seed, quiet=quiet, what=what, **options)
 
     train, method = sentences("train", seed), arm.get("method")
     if arm == TEACHER:
@@ -194,8 +198,10 @@ def error_at(curve: dict[str, list[float]], level: float) -> float:
 
 
 def arms(dataset: str) -> list[dict]:
-    """The teacher, the methods, two temperatures, two sizes of student, and pairs at equal excess bits."""
-    explored = [SOFT | {"temperature": t} for t in (2.0, 4.0)]
+    """The teacher, the methods, two temperatures, longer training, two sizes of student, and pairs at equal excess
+    bits."""
+    explored = [SOFT | {"temperature": t} for t in (2.0, 4.0)] + [
+        arm | LONGER for arm in (ALONE_MANY, SOFT, SEQUENCE, SAMPLES)]
     explored += [arm | {"units": units} for units in (10, 40) for arm in (ALONE, SOFT)]
     matched = [{"method": "soft", "matched": "alone"}, ALONE | {"matched": "soft"},
                {"method": "soft", "matched": "alone, 20,000 sentences"}, ALONE_MANY | {"matched": "soft"}]
@@ -253,6 +259,11 @@ def claims(dataset: str) -> list[studies.Claim]:
     ]
     rows += [bits(f"soft targets at temperature {t:g} against 1", SOFT | {"temperature": t}, SOFT, 0.1, primary=False)
              for t in (2.0, 4.0)]
+    rows += [bits(f"{name}, four times as many steps", arm | LONGER, other | LONGER, 0.1, primary=False)
+             for name, arm, other in (
+                 ("soft targets on 400 sentences against alone on 20,000", SOFT, ALONE_MANY),
+                 ("soft targets on 400 sentences against sequence level on 8,000", SOFT, SEQUENCE),
+                 ("soft targets against sequence level, the same sentences of the teacher's", SAMPLES, SEQUENCE))]
     return rows + [bits(f"soft targets against alone on the same 400, {units} units", SOFT | {"units": units},
                         ALONE | {"units": units}, 0.5, primary=False) for units in (10, 40)]
 
