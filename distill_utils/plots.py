@@ -135,7 +135,7 @@ def _escape(text: str) -> str:
     """Markdown that shows a text as it is. A dollar becomes code, because JupyterLab reads even \\$ … \\$ as a
     formula; an underscore between letters needs no escape."""
     text = re.sub(r"[\\`*~|]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
-    return without_markup(text).replace("$", "`$`")
+    return re.sub(r"\$+", r"`\g<0>`", without_markup(text))
 
 
 def without_markup(text: str) -> str:

@@ -168,7 +168,7 @@ class Teacher(nn.Module):
         if accuracy <= share + 2 * math.sqrt(share * (1 - share) / len(labels)):
             errors.append(f"the teacher is no better than chance: {accuracy:.0%} of its answers are right, and "
                           f"{share:.0%} if it always answered the most frequent class: give outputs, side, mean and "
-                          "sd as it was trained with, several may be wrong at once")
+                          "sd as it was trained with, several may be wrong at once, or it was hardly trained")
         if student is not None:
             alone = _mean(logits(student, image_set.images).argmax(1) == labels)
             rows.append({"check": "the student alone", "accuracy": alone, "found": ""})

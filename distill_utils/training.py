@@ -99,6 +99,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
     _check_run(model, train, validation, schedule, processes)
     if teacher is not None and not isinstance(teacher, nn.Module):
         _recorded.check(teacher, train.images, train.labels, schedule.views, augmentation)
+    _recorded.check_classes(getattr(teacher, "classes", None), getattr(model, "classes", None))
     device = next(model.parameters()).device
     images, labels = train.images.to(device), train.labels.to(device)
     computing = _computing(model, images[: schedule.batch_size], schedule.bf16, quiet=quiet or rank > 0)

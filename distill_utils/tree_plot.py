@@ -23,8 +23,8 @@ def draw_tree(tree, classes, shape: tuple[int, int], *, images=None, image=None,
         share = np.bincount(reached, minlength=len(paths)) / len(images)
     marked = set() if image is None else set(paths[int(tree.leaf(image[None])[0])])
     depth = max(map(len, paths))
-    fig, axis = figure(width=max(6.0, 0.95 * len(paths)), height=1.45 * (depth + 1.2))
-    axis.set(xlim=(-0.6, len(paths) - 0.4), ylim=(-depth - 1.0, 0.5))
+    fig, axis = figure(width=max(6.0, 0.75 * len(paths)), height=1.3 * (depth + 1.4))
+    axis.set(xlim=(-0.6, len(paths) - 0.4), ylim=(-depth - 1.25, 0.5))
     axis.axis("off")
     place, line_share = {}, {}  # where a gate is drawn: above the middle of its leaves; how many images take a line
     for gate in range(len(tree.weights)):
@@ -76,8 +76,12 @@ def _draw_leaf(axis, x: float, y: float, logits, classes, share: float | None) -
     inset = axis.inset_axes([x - 0.38, y - 0.75, 0.76, 0.36], transform=axis.transData, zorder=5)
     inset.bar(range(len(probability)), probability, color=BLUE)
     inset.set(ylim=(0, 1), xticks=[], yticks=[])
-    if len(classes) <= 10 and all(len(str(name)) == 1 for name in classes):  # there is room for their names
-        inset.set_xticks(range(len(classes)), list(classes), fontsize=7, parse_math=False)
+    if len(classes) <= 10 and all(len(str(name)) == 1 for name in classes):  # there is room for some of their names
+        named: list[int] = []
+        for k in probability.argsort()[::-1].tolist():
+            if probability[k] >= 0.1 and all(abs(k - other) > 2 for other in named):
+                named.append(k)
+        inset.set_xticks(named, [classes[k] for k in named], fontsize=13, parse_math=False)
         inset.tick_params(length=0, pad=1)
     if share is not None:
-        axis.text(x, y - 0.86, f"{share:.0%}", ha="center", va="top", fontsize=12)
+        axis.text(x, y - 1.0, f"{share:.0%}", ha="center", va="top", fontsize=12)

@@ -116,7 +116,7 @@ def _train(chosen: argparse.Namespace) -> Path:
     options = {"width": chosen.width} if chosen.width else {}
     recipe = replace(recipe, model=chosen.model or chosen.role, options=options, schedule=schedule, seed=chosen.seed,
                      transfer=chosen.transfer)
-    if chosen.role == "student":
+    if chosen.role == "student" and chosen.alpha > 0:  # else it needs no teacher
         given_teacher = train.load(chosen.teacher).recipe if chosen.teacher else teacher
         recipe = replace(recipe, method="distillation", teacher=given_teacher,
                          method_options={"temperature": chosen.temperature, "alpha": chosen.alpha})

@@ -50,6 +50,8 @@ def train(recipe: Recipe, out: Path, *, teacher: Path | None = None, checkpoint_
     if path.exists():
         _report(path, rank)
         return path
+    if recipe.teacher and not network and rank == 0:
+        print("no --teacher given: the series' own is trained first, or loaded where it was trained before")
     ingredients = recipes.ingredients(recipe, teacher=network, quiet=rank > 0)
     model = recipes.untrained(recipe, quiet=rank > 0)
     with joined(device or ("cuda" if torch.cuda.is_available() else "cpu"), processes) as place:

@@ -90,7 +90,8 @@ def export(path: Path) -> list[Path]:
     _compare(written[0], model, exported, images)
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        print(f'no ONNX file: {", ".join(missing)} not installed (pip install -e ".[export]")')
+        install = f"{sys.executable} -m pip install {' '.join(missing)}"
+        print(f"no ONNX file: {', '.join(missing)} not installed ({install})")
         return written
     import onnxruntime
 
