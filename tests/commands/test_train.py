@@ -164,6 +164,14 @@ def test_a_finished_run_is_not_done_again_and_says_how_good_it_is(tmp_path, caps
     assert f"test accuracy {accuracy:.1f} %\nthe model is in {path}; try python -m distill_utils evaluate" in out
 
 
+def test_a_student_of_labels_alone_needs_no_teacher(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DISTILL_RUNS", str(tmp_path / "runs"))
+    command = ["train", "student", "--dataset", "digits", "--steps", "2", "--device", "cpu", "--width", "4"]
+    assert __main__.main([*command, "--alpha", "0", "--out", str(tmp_path / "alone")]) == 0
+    assert "teacher" not in capsys.readouterr().err
+    assert train.load(tmp_path / "alone" / "model.safetensors").recipe.teacher is None
+
+
 def test_a_teacher_with_other_classes_is_refused_before_a_folder_is_claimed(capsys, tmp_path):
     other = tmp_path / "teacher.safetensors"
     record = {"recipe": asdict(Recipe(dataset="digits")), "history": {}}

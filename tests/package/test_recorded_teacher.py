@@ -200,3 +200,13 @@ def test_one_pixel_that_is_no_number_names_the_image(what, tiny_set, tiny_model)
         else:
             sets = (spoiled, tiny_set) if what == "training set" else (tiny_set, spoiled)
             training.fit(tiny_model(), sets[0], None, PLAIN, validation=sets[1], quiet=True)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("names", [("cod", "eel", "ray"), ("owl", "dog", "cat")])
+def test_a_teacher_that_names_other_classes_than_the_student_is_refused(names, recorded, tiny_model, tiny_set):
+    student, teacher = tiny_model(), tiny_model(5)
+    student.classes, teacher.classes = ("cat", "dog", "owl"), names
+    given = recipes.record(teacher, tiny_set.images, quiet=True) if recorded else teacher
+    with pytest.raises(ValueError, match="classes"):
+        training.fit(student, tiny_set, recipes.distillation, PLAIN, teacher=given, quiet=True)
