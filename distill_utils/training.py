@@ -93,7 +93,8 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
     frozen BatchNorm do not move; all others are in train mode while it trains. Afterwards the model is in eval mode.
     Returns the history: lists "step", "loss", each part, and "validation_accuracy" in [0, 1] at twenty points.
     Raises TrainingDiverged, with the steps, when the loss or a weight becomes NaN or inf; ValueError for images,
-    recorded logits or a batch that cannot be trained on; DamagedFile for the checkpoint of another run.
+    recorded logits or a batch that cannot be trained on, or a teacher that names other classes than the model;
+    DamagedFile for the checkpoint of another run.
     """
     rank, processes = rank_and_world_size()
     _check_run(model, train, validation, schedule, processes)

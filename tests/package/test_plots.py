@@ -70,22 +70,8 @@ def test_a_table_aligns_numbers_right_and_escapes_what_would_break_it(displayed)
     assert len({len(line) for line in table["text/plain"].splitlines()}) == 1
 
 
-NAMES = [
-    "$a$_b$",
-    "$$",
-    "a$$b",
-    "猫",
-    "_low_",
-    "x^2^",
-    "`code`",
-    "<b>bold</b>",
-    "*",
-    "a_b",
-    "a|b",
-    "back\\slash",
-    "~~gone~~",
-    "[a](b)",
-]
+NAMES = ["$a$_b$", "$$", "a$$b", "猫", "_low_", "x^2^", "`code`", "<b>bold</b>", "*", "a_b", "a|b", "back\\slash",
+         "~~gone~~", "[a](b)"]  # fmt: skip
 
 
 def words(markdown: str) -> str:
