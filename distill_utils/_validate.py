@@ -8,7 +8,7 @@ import sys
 from numbers import Integral, Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _KINDS = {"float": (torch.float16, torch.bfloat16, torch.float32, torch.float64), "int64": (torch.int64,),
           "bool": (torch.bool,)}
@@ -60,6 +60,12 @@ def number(name: str, value: float, low: float = -math.inf, high: float = math.i
 def temperature(value: float) -> None:
     """Raise ValueError unless float32 can represent softmax(z / T) and its differences."""
     number("temperature", value, 1e-3, 1e6)
+
+
+def full_precision(model: nn.Module, deed: str) -> None:
+    """Raise ValueError for a network in half precision, whose gradients are too coarse for it."""
+    if any(parameter.dtype in _KINDS["float"][:2] for parameter in model.parameters()):
+        raise ValueError(f"a network in half precision cannot be {deed}: call float() on it")
 
 
 def finite_images(what: str, images: Tensor) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from distill_utils import training
+from distill_utils import _validate, training
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -68,6 +68,8 @@ def invert(teacher: nn.Module, labels: Tensor, image_shape: tuple[int, int, int]
     change. Left out: the term of Adaptive DeepInversion, which needs a student, and the L2 term, which the range
     [0, 1] replaces.
     """
+    _validate.number("steps", steps, 1, whole=True)
+    _validate.full_precision(teacher, "inverted")
     random = torch.Generator().manual_seed(0)
     pixels = 0.5 + 0.1 * torch.randn(len(labels), *image_shape, generator=random)
     pixels.requires_grad_()

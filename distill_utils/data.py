@@ -77,8 +77,11 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class ImageData:
-    """The four disjoint splits of a dataset, the names of its classes and its augmentation. about: what was read and
-    what was left out of it, for a folder of photographs."""
+    """The four disjoint splits of a dataset, the names of its classes and its augmentation.
+
+    For a folder of photographs, about: what was read and what was left out; files: of each split, such as
+    files["test"], in the order of its images.
+    """
 
     name: str
     train: ImageSet
@@ -89,6 +92,7 @@ class ImageData:
     augmentation: augment.Augmentation = field(default_factory=augment.Augmentation)
     seed: int = 0
     about: str = ""
+    files: dict[str, list[Path]] = field(default_factory=dict)
 
     @property
     def in_channels(self) -> int:
@@ -281,8 +285,9 @@ def _own_images(name: str, root: Path, seed: int) -> ImageData:
         warnings.warn(f"{folder}: {'; '.join(notes)}", stacklevel=4)
     labels[splits["transfer"]] = UNLABELLED
     sets = {part: ImageSet(images.subset(rows), labels[rows]) for part, rows in splits.items()}
+    files = {part: [found.files[row] for row in rows] for part, rows in splits.items()}
     return ImageData(name, **sets, classes=found.classes, augmentation=augment.PHOTOS, seed=seed,
-                     about="; ".join([about, *notes]))
+                     about="; ".join([about, *notes]), files=files)
 
 
 def _cifar10_folder(name: str, root: Path, seed: int) -> ImageData:

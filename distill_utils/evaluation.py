@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill_utils import _validate
-from distill_utils._recorded import confusion_counts
+from distill_utils._recorded import answer, confusion_counts
 from distill_utils.data import ImageSet
 from distill_utils.losses import as_float32
 from distill_utils.training import eval_mode, logits
@@ -22,8 +22,9 @@ def evaluate(model: nn.Module, image_set: ImageSet, teacher: nn.Module | None = 
     """Measure a classifier on a labelled image set (lesson 01).
 
     Returns the measures of score and, with a teacher, of compare; models are run in eval mode and put back into the
-    mode they were in. Raises ValueError for an empty set or images without labels.
+    mode they were in. Raises ValueError for an empty set, images without labels, or a pixel that is NaN or inf.
     """
+    _validate.finite_images("image set", image_set.images)
     outputs = logits(model, image_set.images)
     scores = score(outputs, image_set.labels)
     if teacher is not None:
@@ -129,7 +130,7 @@ def cost(model: nn.Module, images: Tensor) -> dict[str, int]:
     counts once)."""
     with eval_mode(model), torch.no_grad():
         with FlopCounterMode(display=False) as counter:
-            model(images[:1])
+            answer(model, images[:1])
     unique = {id(value): (name, value) for name, value in model.state_dict(keep_vars=True).items()}
     weights = {name: value.detach().contiguous() for name, value in unique.values()}
     return {

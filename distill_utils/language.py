@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill_utils import _validate, stateless_random
-from distill_utils.losses import as_float32
+from distill_utils.losses import as_float32, never_negative
 
 _NOUNS = ("cat cats", "dog dogs", "fox foxes", "king kings", "queen queens", "bird birds", "bear bears",
           "wolf wolves", "child children", "farmer farmers")  # singular, plural
@@ -197,4 +197,5 @@ def word_loss(student_logits: Tensor, teacher_logits: Tensor, tokens: Tensor, te
     log_q, log_p = (F.log_softmax(as_float32(z[:, :-1][kept]) / temperature, 1)
                     for z in (student_logits, teacher_logits.detach()))
     log_p, log_q = (log_q, log_p) if reverse else (log_p, log_q)
-    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean()
+    loss = temperature**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean()
+    return never_negative(loss, student_logits, teacher_logits)

@@ -38,7 +38,7 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
     log_q, log_p = _softened(student_logits, teacher_logits, temperature)
     # The default reduction of kl_div, "mean", would also divide by the number of classes.
     loss = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
-    return _never_negative(loss, student_logits, teacher_logits)
+    return never_negative(loss, student_logits, teacher_logits)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float,
@@ -81,7 +81,7 @@ def group_kd_parts(student_logits: Tensor, teacher_logits: Tensor, groups: Tenso
     weight = (log_p - log_mass_p).exp() if decoupled else log_p.exp()
     inner = weight * ((log_p - log_mass_p) - (log_q - log_mass_q))
     per_group = inner.new_zeros(len(inner), count).scatter_add(1, groups, inner).mean(0)
-    outer, inner = (_never_negative(part, student_logits, teacher_logits) for part in (outer, per_group))
+    outer, inner = (never_negative(part, student_logits, teacher_logits) for part in (outer, per_group))
     return outer * temperature**2, inner * temperature**2
 
 
@@ -106,7 +106,7 @@ def logit_standardised_loss(student_logits: Tensor, teacher_logits: Tensor, temp
         return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)
 
     loss = soft_target_loss(standardised(student_logits), standardised(teacher_logits), temperature)
-    return _never_negative(loss, student_logits, teacher_logits)
+    return never_negative(loss, student_logits, teacher_logits)
 
 
 def dist_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, *, inter: float = 1.0,
@@ -123,7 +123,7 @@ def dist_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float
     log_q, log_p = _softened(student_logits, teacher_logits, temperature)
     q, p = log_q.exp(), log_p.exp()
     loss = temperature**2 * (inter * uncorrelated(q, p) + intra * uncorrelated(q.T, p.T))
-    return _never_negative(loss, student_logits, teacher_logits)
+    return never_negative(loss, student_logits, teacher_logits)
 
 
 def partition(members: list[list[int]], num_classes: int) -> Tensor:
@@ -173,7 +173,7 @@ def as_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in _HALF else values
 
 
-def _never_negative(loss: Tensor, *logits: Tensor) -> Tensor:
+def never_negative(loss: Tensor, *logits: Tensor) -> Tensor:
     """The loss of half precision logits, raised to 0 where rounding made it negative, with its gradient."""
     return loss - loss.detach().clamp(max=0) if any(z.dtype in _HALF for z in logits) else loss
 

@@ -152,6 +152,9 @@ def load(path: Path) -> nn.Module:
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no model at {path}")
+    if Path(path).suffix in (".pt2", ".onnx"):
+        raise ValueError(f"{path} was exported, for programs without this package: give the file of weights that it "
+                         "was made from")
     tensors, record = _store.load(path)
     if "architecture" not in record or "classes" not in record:
         raise _store.DamagedFile(f"{path} is not a model that models.save or the command train has written")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distill_utils import _store, settings
+from distill_utils import _store, _validate, settings
 
 # A choice that changes the model a little must be worth it; one within the noise of a few steps is none.
 _WORTH_IT = 1.05
@@ -42,6 +42,7 @@ def choose(model: nn.Module, images: Tensor) -> Choice:
     threads, network and shape. Plain float32 is kept unless another choice is at least 5 % faster in the median
     round, so that noise never chooses.
     """
+    _validate.full_precision(model, "timed")
     device = next(model.parameters()).device
     key = {"processor": processor(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
            "network": repr(model), "shape": list(images.shape)}

@@ -148,9 +148,9 @@ class Teacher(nn.Module):
             outputs, labels = logits(self, image_set.images), image_set.labels
             bar.update(len(image_set))
             right = outputs.argmax(1) == labels
-            order, reordered = _best_order(outputs, labels)
+            order, before, after = _recorded.other_order(outputs, labels)
             names = tuple(self.classes[k] for k in order.argsort().tolist())
-            trials = [_Trial("classes in another order", right[1::2], reordered, self._advice(names))]
+            trials = [_Trial("classes in another order", before, after, self._advice(names))]
             for check, change in changes.items():
                 advice = "give " + ", ".join(f"{name}={value}" for name, value in change.items())
                 trials.append(_Trial(check, right[place], self._but(**change)._right(few), advice))
@@ -239,14 +239,6 @@ class _Trial:
 
 def _mean(right: Tensor) -> float:
     return float(right.double().mean()) if len(right) else 0.0
-
-
-def _best_order(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """For each class the column that answers it best, LongTensor C; and which answers for every second image are
-    right in the order that is best for the other images."""
-    order, _ = _recorded.best_order(outputs, labels)
-    half, _ = _recorded.best_order(outputs[::2], labels[::2])
-    return order, outputs[1::2].argmax(1) == half[labels[1::2]]
 
 
 def _columns(name: str, outputs: tuple[str, ...], mapping: Mapping) -> list[int]:

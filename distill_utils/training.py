@@ -97,6 +97,8 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
     DamagedFile for the checkpoint of another run.
     """
     rank, processes = rank_and_world_size()
+    if checkpoint_every is not None:
+        _validate.number("checkpoint_every", checkpoint_every, 1, whole=True)
     _check_run(model, train, validation, schedule, processes)
     if teacher is not None and not isinstance(teacher, nn.Module):
         _recorded.check(teacher, train.images, train.labels, schedule.views, augmentation)
@@ -122,6 +124,7 @@ def fit(model: nn.Module, train: ImageSet, loss: Loss, schedule: Schedule = Sche
         seeded(seed + rank * 0x9E3779B9, device),  # dropout draws from torch's global generator
         eval_mode(teacher) if isinstance(teacher, nn.Module) else contextlib.nullcontext(),
         _bf16_forward(model, device, computing.bf16),
+        model.register_forward_hook(_check_output),
         progress_bar(schedule.steps, what, quiet=quiet or rank > 0) as bar,
     ):
         network = DistributedDataParallel(model) if processes > 1 else model
@@ -165,12 +168,16 @@ def _check_run(model: nn.Module, train: ImageSet, validation: ImageSet | None, s
     if batch_size == processes and any(norm.training or not model.training for norm in norms):
         raise ValueError("a batch of one image has no spread that BatchNorm could estimate: raise batch_size, or put "
                          "the BatchNorm layers of a model in train mode into eval mode")
-    if next(model.parameters()).dtype in (torch.float16, torch.bfloat16):
-        raise ValueError("a network in half precision cannot be trained: call float() on it, and use "
-                         "Schedule(bf16=True) for speed")
+    _validate.full_precision(model, "trained")
     _validate.finite_images("training set", train.images)
     if validation is not None:
         _validate.finite_images("validation set", validation.images)
+
+
+def _check_output(model: nn.Module, inputs, output) -> None:
+    if not isinstance(output, Tensor):
+        raise ValueError(f"a network that is trained must return logits as a tensor, got {type(output).__name__}: "
+                         "wrap it in a module that does")
 
 
 def _teacher_digest(teacher: list[Tensor] | Tensor | nn.Module | None) -> str | None:
@@ -268,6 +275,7 @@ def logits(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor
     A network in half precision is asked in half precision and answers in float32; of a tuple or dict of outputs the
     logits are taken (see _recorded.logits_of). Raises ValueError for outputs without them.
     """
+    _validate.number("batch_size", batch_size, 1, whole=True)
     device = next((parameter.device for parameter in model.parameters()), images.device)
     parts = (part.to(device).contiguous(memory_format=torch.channels_last) for part in images.split(batch_size))
     with eval_mode(model):

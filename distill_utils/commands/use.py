@@ -80,7 +80,8 @@ def export(path: Path) -> list[Path]:
     model = models.load(path).to(memory_format=torch.contiguous_format)  # torch.export.save warns of another
     images = torch.rand(3, model.channels, model.side, model.side, generator=torch.Generator().manual_seed(0))
     shapes = ({0: torch.export.Dim("images")},)
-    about = json.dumps({name: model.record[name] for name in ("classes", "side", "channels", "mean", "sd")})
+    about = json.dumps({name: model.record[name] for name in ("classes", "side", "channels", "mean", "sd")}
+                       | {"resize": "shorter side to `side`, bilinear, then the middle cut out"})
     written, buffer = [path.with_suffix(".pt2")], io.BytesIO()
     program = torch.export.export(model, (images,), dynamic_shapes=shapes)
     torch.export.save(program, buffer, extra_files={"model.json": about})

@@ -90,7 +90,7 @@ def deeplift(model: nn.Module, images: Tensor, classes: Tensor,
     checked (see deeplift_check), then the median residual on sixteen images must be below TOLERANCE, both with this
     baseline and with other images as baselines.
     """
-    images, reference = _checked(images, classes, baseline)
+    images, reference = _checked(model, images, classes, baseline)
     model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
@@ -109,7 +109,8 @@ def integrated_gradients(model: nn.Module, images: Tensor, classes: Tensor,
     Arguments as for deeplift; steps: points on the path from baseline to image. For any differentiable network; the
     residual is the error of the quadrature.
     """
-    images, reference = _checked(images, classes, baseline)
+    images, reference = _checked(model, images, classes, baseline)
+    _validate.number("steps", steps, 1, whole=True)
     nodes, weights = (values / 2 for values in np.polynomial.legendre.leggauss(steps))
 
     def contributions(model, images, classes, reference):
@@ -132,7 +133,7 @@ def occlusion(model: nn.Module, images: Tensor, classes: Tensor, baseline: str |
     is the mean, over the windows that cover it, of fall / pixels of the window. For any model, differentiable or
     not; the maps need not add up.
     """
-    images, reference = _checked(images, classes, baseline)
+    images, reference = _checked(model, images, classes, baseline)
     _validate.number("size", size, 1, min(images.shape[2:]), whole=True)
 
     def corners(length):
@@ -154,8 +155,10 @@ def occlusion(model: nn.Module, images: Tensor, classes: Tensor, baseline: str |
     return _attribute(contributions, model, images, classes, reference)
 
 
-def _checked(images: Tensor, classes: Tensor, baseline: str | float | Tensor) -> tuple[Tensor, Tensor]:
+def _checked(model: nn.Module, images: Tensor, classes: Tensor,
+             baseline: str | float | Tensor) -> tuple[Tensor, Tensor]:
     """The images and the baseline of each, detached."""
+    _validate.full_precision(model, "explained")
     given = [value for value in (images, classes, baseline) if isinstance(value, Tensor)]
     if torch.is_inference_mode_enabled() or any(value.is_inference() for value in given):
         raise ValueError("maps need gradients, which torch.inference_mode forbids: explain outside of it, and pass "

@@ -24,7 +24,8 @@ def explanation_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
     if student_maps.shape != teacher_maps.shape:
         shapes = f"{tuple(student_maps.shape)} and {tuple(teacher_maps.shape)}"
         raise ValueError(f"the maps must have one shape, got {shapes}: use layers of equal resolution")
-    return 1 - F.cosine_similarity(student_maps.flatten(1), teacher_maps.detach().flatten(1), dim=1).mean()
+    student, teacher = (losses.as_float32(maps).flatten(1) for maps in (student_maps, teacher_maps.detach()))
+    return 1 - F.cosine_similarity(student, teacher, dim=1).mean()
 
 
 def maps(model: nn.Module, images: Tensor, classes: Tensor, *, kind: str = "grad-cam", layer: str = "features",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from distill_utils import _validate
 from distill_utils.explain import centred
 from distill_utils.feature_losses import read
+from distill_utils.losses import as_float32
 from distill_utils.training import eval_mode, logits
 
 _IMAGES = "finite float N×channels×H×W"
@@ -135,7 +136,7 @@ def dissection(model: nn.Module, images: Tensor, masks: Tensor, *, layer: str, s
     if not bool(masks.flatten(1).any(1).all()):
         raise ValueError("every concept must have a pixel in some image, got an empty concept")
     with eval_mode(model), torch.no_grad():
-        units = torch.cat([read(model, part, [layer])[1][0] for part in images.split(500)])
+        units = as_float32(torch.cat([read(model, part, [layer])[1][0] for part in images.split(500)]))
     if turned is not None:
         random = torch.randn(units.shape[1], units.shape[1], generator=torch.Generator().manual_seed(turned))
         units = torch.einsum("uv,nvhw->nuhw", torch.linalg.qr(random).Q, units)

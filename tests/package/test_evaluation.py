@@ -66,6 +66,12 @@ def test_evaluate_measures_in_eval_mode_and_restores_the_mode(tiny_model, tiny_s
     assert set(evaluation.evaluate(model, tiny_set)) == {"accuracy", "nll", "ece"}
 
 
+def test_an_image_that_is_no_number_is_named(tiny_model, tiny_set):
+    tiny_set.images[7, 1, 2, 3] = float("nan")
+    with pytest.raises(ValueError, match="image 7 of the image set contains NaN or inf"):
+        evaluation.evaluate(tiny_model(), tiny_set)
+
+
 def test_recorded_logits_of_half_precision_are_measured_in_float32():
     student, teacher, labels = torch.randn(40, 5).half(), torch.randn(40, 5).half(), torch.arange(40) % 5
     assert evaluation.score(student, labels) == evaluation.score(student.float(), labels)

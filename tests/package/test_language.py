@@ -117,6 +117,13 @@ def test_the_loss_is_the_classifiers_loss_on_every_word_and_on_nothing_else():
     assert_close(word_loss(student, teacher, tokens, reverse=True), losses.soft_target_loss(*words[::-1], 1.0))
 
 
+def test_the_loss_of_half_precision_near_the_teacher_is_never_negative():
+    student, _, tokens = pair()
+    for seed in range(20):
+        noise = torch.randn(student.shape, generator=torch.Generator().manual_seed(seed))
+        assert float(word_loss((student + 1e-6 * noise).bfloat16(), student.bfloat16(), tokens)) >= 0
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_padding_and_the_last_position_have_no_influence_and_the_teacher_gets_no_gradient(reverse):
     student, teacher, tokens = pair()

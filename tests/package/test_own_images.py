@@ -80,6 +80,12 @@ def test_all_labels_are_used_and_each_image_is_in_one_split(own):
     for part in (loaded.train, loaded.validation, loaded.test):
         assert part.images.shape[1:] == (3, 32, 32)
         assert torch.equal(part.images.mean((2, 3)).argmax(1), part.labels)
+    for part in SPLITS:
+        assert [found.parent.name for found in loaded.files[part]] == [
+            loaded.classes[label] for label in getattr(loaded, part).labels
+        ]
+    read = torch.from_numpy(_folder.decode(loaded.files["test"][3], 32)) / 255
+    assert torch.equal(read, loaded.test.images[3])
     seen = {image.numpy().tobytes() for part in SPLITS for image in getattr(loaded, part).images}
     assert len(seen) == 36
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill_utils import losses, recipes, training
+from distill_utils import _recorded, losses, recipes, training
 from distill_utils.augment import NONE, Augmentation, augment
 from distill_utils.data import ImageSet
 from distill_utils.training import Schedule, logits
@@ -188,6 +188,18 @@ def test_a_good_teacher_whose_classes_are_rolled_is_refused(online, large_set, t
     found = refusal(tiny_model, large_set, teacher, Schedule(steps=2, batch_size=64))
     assert "0 % of its answers are right, and would be 100 % in the right order" in found
     assert "'dog' where the label is 'cat'" in found
+
+
+def test_two_exchanged_classes_of_ten_are_noticed_and_a_poor_teacher_is_not_suspected():
+    labels = torch.arange(400) % 10
+    right = 9 * torch.nn.functional.one_hot(labels, 10).float()
+    exchanged = right[:, [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]]
+    _recorded.check_order(right, labels)
+    with pytest.raises(ValueError, match="would be 100 % in the right order .it answers 1 where the label is 0, "):
+        _recorded.check_order(exchanged, labels)
+    random = torch.Generator().manual_seed(0)
+    poor = torch.where(torch.rand(400, 1, generator=random) < 0.65, right, right.roll(1, 1))
+    _recorded.check_order(poor, labels)
 
 
 @pytest.mark.parametrize("what", ["training set", "images to record", "validation set"])

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distill_utils import teachers
+from distill_utils import _recorded
 from distill_utils.data import ImageSet
 from distill_utils.teachers import IMAGENET, NotATeacher, Teacher
 from distill_utils.training import logits
@@ -199,6 +199,6 @@ def test_an_order_is_judged_on_images_that_did_not_choose_it():
     """Of few images and many classes some order always looks good on the images that chose it."""
     outputs = torch.randn(120, 20, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(120) % 20
-    _, right = teachers._best_order(outputs, labels)
+    _, _, right = _recorded.other_order(outputs, labels)
     assert len(right) == 60
     assert right.double().mean() < 0.15, "guessing is right in one of twenty answers"

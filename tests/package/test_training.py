@@ -434,6 +434,32 @@ def test_a_network_in_half_precision_is_not_trained(train, tiny_model):
         train(tiny_model().half())
 
 
+@pytest.mark.parametrize("answer", [lambda z: (z, None), lambda z: {"logits": z}])
+def test_a_student_that_returns_no_tensor_is_refused_before_a_step(answer, train):
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(40, 3)
+
+        def forward(self, images):
+            return answer(self.head(images.flatten(1)))
+
+    with pytest.raises(ValueError, match="must return logits as a tensor, got (tuple|dict): wrap it in a module"):
+        train(Other())
+
+
+def test_a_checkpoint_at_every_no_step_is_refused(train, tiny_model, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint_every must be an integer"):
+        train(tiny_model(), checkpoint=tmp_path / "checkpoint", checkpoint_every=0)
+
+
+@pytest.mark.parametrize("ask", [logits, training.reestimate_batch_norm])
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5])
+def test_a_batch_of_no_images_is_refused(ask, batch_size, tiny_model, tiny_set):
+    with pytest.raises(ValueError, match="batch_size must be an integer"):
+        ask(tiny_model(), tiny_set.images, batch_size=batch_size)
+
+
 def test_a_teacher_may_answer_in_half_precision_and_in_a_dict(train, tiny_model, tiny_set):
     teacher, expected, got = tiny_model(5).eval(), [], []
 
