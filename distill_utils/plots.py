@@ -28,7 +28,8 @@ STYLE = {
     "font.family": ["sans-serif", *filter(None, [wide_font(WIDE_FONTS)])],
     "figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True, "font.size": 14,
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 14, "lines.linewidth": 2.5,
-    "lines.markersize": 8, "legend.frameon": False, "svg.hashsalt": "distill",
+    "lines.markersize": 8, "svg.hashsalt": "distill",
+    "legend.edgecolor": "0.8",  # without a frame the samples of a legend look like data
     "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]),
 }
 
