@@ -1,5 +1,7 @@
 """Explainers: known answers, completeness, the networks that DeepLIFT must refuse or accept, and bad input."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -235,7 +237,9 @@ def test_bad_input_is_named(explainer, images):
 def test_a_compiled_or_parallel_network_is_explained_and_a_traced_one_is_named(images):
     model = models.build("student", 5, width=4).eval()
     expected = deeplift(model, *images).maps
-    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+    in_place = copy.deepcopy(model)
+    in_place.compile()
+    for wrapped in (torch.compile(model), in_place, nn.DataParallel(model)):
         torch.testing.assert_close(deeplift(wrapped, *images).maps, expected)
     traced = torch.jit.trace(model, images[0])
     for network, name in ((traced, "the model"), (nn.Sequential(torch.compile(model)), "0")):

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from distill_utils import evaluation
+from distill_utils import batchnorm, evaluation, explain, feature_losses, models, training
 from distill_utils.data import ImageSet
+from distill_utils.explain import distill
 
 LABELS = torch.tensor([0, 1, 2, 1, 0])
 PROBABILITIES = torch.tensor(
@@ -64,6 +65,23 @@ def test_evaluate_measures_in_eval_mode_and_restores_the_mode(tiny_model, tiny_s
     expected = evaluation.score(outputs, tiny_set.labels) | evaluation.compare(outputs, others)
     assert first == pytest.approx(expected, abs=1e-6)
     assert set(evaluation.evaluate(model, tiny_set)) == {"accuracy", "nll", "ece"}
+
+
+def test_a_frozen_batchnorm_stays_frozen_whatever_asks_the_network():
+    model = models.build("student", 3, 1, width=4).train()
+    frozen = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)][1].eval()
+    images, classes = torch.rand(8, 1, 12, 12), torch.arange(8) % 3
+    modes, before = [module.training for module in model.modules()], frozen.running_mean.clone()
+    for ask in (
+        lambda: evaluation.evaluate(model, ImageSet(images, classes)), lambda: evaluation.cost(model, images),
+        lambda: training.logits(model, images), lambda: feature_losses.read_teacher(model, images, ["pool"], 3),
+        lambda: batchnorm.invert(model, classes, (1, 12, 12), steps=1, quiet=True),
+        lambda: explain.deeplift(model, images, classes), lambda: distill.record_maps(model, images, classes),
+        lambda: explain.occlusion(model, images, classes),
+    ):  # fmt: skip
+        ask()
+        assert [module.training for module in model.modules()] == modes
+        assert torch.equal(frozen.running_mean, before)
 
 
 def test_an_image_that_is_no_number_is_named(tiny_model, tiny_set):

@@ -257,6 +257,7 @@ def test_links_that_lead_back_add_nothing(own):
     (own / "cats" / "all").symlink_to(own)
     (own / "dogs" / "gone.png").symlink_to(own / "nowhere.png")
     (own / "dogs" / "self").symlink_to(own / "dogs" / "self")
+    (own / "dogs" / "again.png").symlink_to(own / "dogs" / "000.png")
     loaded, said = load(own)
     assert sum(sizes(loaded)) == 36
     assert "1 broken links" in said
@@ -265,7 +266,9 @@ def test_links_that_lead_back_add_nothing(own):
 def test_hidden_files_and_leftovers_are_neither_images_nor_classes(own):
     source = own / "cats" / "000.png"
     for name in (".hidden/x.png", "__MACOSX/cats/x.png", "cats/._000.png", "cats/.thumbs/x.png", "cats/@eaDir/x.png",
-                 "dogs/.ipynb_checkpoints/x.png", "dogs/003.png~", "dogs/Thumbs.db", ".DS_Store"):  # fmt: skip
+                 "dogs/.ipynb_checkpoints/x.png", "dogs/003.png~", "dogs/Thumbs.db", ".DS_Store", "#recycle/x.png",
+                 "$RECYCLE.BIN/x.png", "System Volume Information/x.png", "cats/lost+found/x.png",
+                 "birds/__pycache__/x.png", "birds/desktop.ini"):  # fmt: skip
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, own / name)
     loaded, said = load(own)
@@ -327,6 +330,20 @@ def test_a_shape_that_only_transparency_shows_is_seen(tmp_path, shape):
     read = pixels(tmp_path / "x.png", tmp_path / "own", side=32)
     assert (read[0] == _folder.BACKGROUND).all()
     assert (read[16, 16] == shape).all()
+
+
+@pytest.mark.parametrize("mode", ["LA", "L", "P"])
+def test_what_is_transparent_in_grey_or_by_one_colour_is_seen_too(tmp_path, mode):
+    image, options = Image.new("L", (32, 32), 0), {}
+    image.paste(200, (8, 8, 24, 24))
+    if mode == "LA":
+        image.putalpha(image.point(lambda value: 255 if value else 0))
+    else:  # one value, or one place of a palette, is transparent
+        image, options = image.convert(mode), {"transparency": 0}
+    image.save(tmp_path / "x.png", **options)
+    read = pixels(tmp_path / "x.png", tmp_path / "own", side=32)
+    assert (read[0] == _folder.BACKGROUND).all()
+    assert (read[16, 16] == 200).all()
 
 
 @pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "CMYK", "1", "L"])

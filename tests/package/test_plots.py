@@ -68,6 +68,8 @@ def test_a_table_aligns_numbers_right_and_escapes_what_would_break_it(displayed)
         "| student | 16,412 | nan | 7 |",
     ]
     assert len({len(line) for line in table["text/plain"].splitlines()}) == 1
+    ((table, _),), _ = displayed(plots.show_table, [{"class": "two\nlines"}])
+    assert table["text/markdown"].splitlines()[2] == "| two lines |"
 
 
 NAMES = ["$a$_b$", "$$", "a$$b", "猫", "_low_", "x^2^", "`code`", "<b>bold</b>", "*", "a_b", "a|b", "back\\slash",
