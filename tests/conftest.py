@@ -11,10 +11,13 @@ from dataclasses import replace
 import hypothesis
 import pytest
 import torch
+from IPython.core.history import HistoryManager
 from torch import nn
 
 from distill_utils import recipes, settings
 from distill_utils.data import ImageSet
+
+HistoryManager.enabled = False  # a shell that a test starts would write to its file after the test's folder is gone
 
 # Programs that tests import: the tools lie outside of the package.
 sys.path += [str(settings.ROOT / folder) for folder in ("tools", "tools/stress", "tools/tables", "tools/site")]
