@@ -66,8 +66,11 @@ def picture(fig: Figure, alt: str) -> tuple[dict, dict]:
         fig.savefig(drawn, format="png", metadata={"Software": None})
     _warn_of_letters(caught)
     plt.close(fig)
-    # A palette of 128 colours takes a third of the bytes without a visible difference.
-    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
+    # A palette of 128 colours takes a third of the bytes without a visible difference. Median cut suits photographs;
+    # but it darkens rare colours, as of the strongest pixels of a map, which the other method keeps.
+    image = Image.open(drawn).convert("RGB")
+    method = Image.Quantize.MAXCOVERAGE if image.getcolors(4096) else Image.Quantize.MEDIANCUT
+    image.quantize(128, method=method, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
     return {"image/png": packed.getvalue(), "text/plain": f"Figure: {alt}"}, {"image/png": {"alt": alt}}
 
 
