@@ -3,8 +3,9 @@
 A student has 400 sentences of its own and 1,200 steps; the teacher has 128 units and 20,000 sentences. Methods:
 alone; soft (targets on the student's own sentences); sequence (8,000 sentences that the teacher wrote, as if real;
 Kim and Rush 2016); samples (soft targets on the same 8,000); on_policy (soft targets on what the student itself
-writes, after 200 steps alone; Agarwal et al. 2024), with KL(student ‖ teacher) if "reverse", as Gu et al. (2024).
-Whether 1,200 steps are too few for many sentences is asked by four arms of 4,800, added after a pilot of two seeds.
+writes, after 200 steps alone; Agarwal et al. 2024), with KL(student ‖ teacher) if "reverse", as Gu et al. (2024);
+fresh (the same with what the teacher writes in each step). Four arms of 4,800 steps ask whether 1,200 are too few for
+many sentences, "fresh" asks whether it matters who wrote them; both were added after pilots, of two and four seeds.
 Data, teacher, first weights and batches share the seed. A network is taken at the best of twenty points of training,
 by its excess bits on validation sentences, and "matched" at the first at which it equals another arm at its best.
 """
@@ -34,6 +35,7 @@ ALONE_MANY, SOFT = ALONE | {"sentences": MANY}, {"method": "soft"}
 LONGER = {"steps": 4800}
 SEQUENCE, SAMPLES = {"method": "sequence"}, {"method": "samples"}
 FORWARD, REVERSE = {"method": "on_policy"}, {"method": "on_policy", "reverse": True}
+FRESH: dict = {"method": "fresh"}
 _KEYS = ("model", "method", "sentences", "reverse", "temperature", "units", "matched", "steps")
 _MATCHED = {"soft": SOFT, "alone": ALONE, "alone, 20,000 sentences": ALONE_MANY}
 
@@ -103,13 +105,14 @@ def _train(model: LanguageModel, arm: dict, seed: int, note: Callable, quiet: bo
             return word_loss(model(tokens), recorded, tokens, temperature)
 
         run(tokens, soft_loss, "student", teacher=[recorded], on_report=note)
-    if method != "on_policy":
+    if method not in ("on_policy", "fresh"):
         return count_words(tokens)
     read = 0
 
     def on_policy_loss(model, tokens, recorded):
         nonlocal read
-        written = language.generate(model, len(tokens), int(torch.randint(2**62, ())))
+        writer = model if method == "on_policy" else teacher
+        written = language.generate(writer, len(tokens), int(torch.randint(2**62, ())))
         read += count_words(written)
         with torch.no_grad():
             answers = teacher(written)
@@ -205,7 +208,7 @@ def arms(dataset: str) -> list[dict]:
     explored += [arm | {"units": units} for units in (10, 40) for arm in (ALONE, SOFT)]
     matched = [{"method": "soft", "matched": "alone"}, ALONE | {"matched": "soft"},
                {"method": "soft", "matched": "alone, 20,000 sentences"}, ALONE_MANY | {"matched": "soft"}]
-    return [TEACHER, ALONE, ALONE_MANY, SOFT, SEQUENCE, SAMPLES, FORWARD, REVERSE, *explored, *matched]
+    return [TEACHER, ALONE, ALONE_MANY, SOFT, SEQUENCE, SAMPLES, FORWARD, REVERSE, FRESH, *explored, *matched]
 
 
 def run(arm: dict, seed: int, dataset: str) -> dict:
@@ -264,6 +267,8 @@ def claims(dataset: str) -> list[studies.Claim]:
                  ("soft targets on 400 sentences against alone on 20,000", SOFT, ALONE_MANY),
                  ("soft targets on 400 sentences against sequence level on 8,000", SOFT, SEQUENCE),
                  ("soft targets against sequence level, the same sentences of the teacher's", SAMPLES, SEQUENCE))]
+    rows.append(bits("on policy, forward KL, against as many fresh sentences of the teacher's", FORWARD, FRESH, 0.05,
+                     primary=False))
     return rows + [bits(f"soft targets against alone on the same 400, {units} units", SOFT | {"units": units},
                         ALONE | {"units": units}, 0.5, primary=False) for units in (10, 40)]
 
