@@ -60,7 +60,7 @@ def draw_filter(axis, weights, shape: tuple[int, int], *, under=None) -> None:
     weights = np.asarray(weights).reshape(shape)
     largest = np.abs(weights).max() or 1.0
     if under is not None:
-        axis.imshow(1 - np.asarray(under).reshape(shape), cmap="gray", vmin=0, vmax=1.2)
+        axis.imshow(1 - np.asarray(under).reshape(shape), cmap="gray", vmin=-1.5, vmax=1.1)  # pale ink
         weights = np.ma.masked_equal(weights, 0)
     axis.imshow(weights, cmap="RdBu", vmin=-largest, vmax=largest)
     axis.set(xticks=[], yticks=[])
@@ -84,4 +84,4 @@ def _draw_leaf(axis, x: float, y: float, logits, classes, share: float | None) -
         inset.set_xticks(named, [classes[k] for k in named], fontsize=13, parse_math=False)
         inset.tick_params(length=0, pad=1)
     if share is not None:
-        axis.text(x, y - 1.0, f"{share:.0%}", ha="center", va="top", fontsize=12)
+        axis.text(x, y - 1.0, "<1%" if 0 < share < 0.005 else f"{share:.0%}", ha="center", va="top", fontsize=12)
