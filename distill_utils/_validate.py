@@ -62,10 +62,10 @@ def temperature(value: float) -> None:
     number("temperature", value, 1e-3, 1e6)
 
 
-def full_precision(model: nn.Module, deed: str) -> None:
+def full_precision(model: nn.Module, action: str, advice: str = "") -> None:
     """Raise ValueError for a network in half precision, whose gradients are too coarse for it."""
     if any(parameter.dtype in _KINDS["float"][:2] for parameter in model.parameters()):
-        raise ValueError(f"a network in half precision cannot be {deed}: call float() on it")
+        raise ValueError(f"a network in half precision cannot be {action}: call float() on it{advice}")
 
 
 def finite_images(what: str, images: Tensor) -> None:

@@ -168,7 +168,7 @@ def _check_run(model: nn.Module, train: ImageSet, validation: ImageSet | None, s
     if batch_size == processes and any(norm.training or not model.training for norm in norms):
         raise ValueError("a batch of one image has no spread that BatchNorm could estimate: raise batch_size, or put "
                          "the BatchNorm layers of a model in train mode into eval mode")
-    _validate.full_precision(model, "trained")
+    _validate.full_precision(model, "trained", ", and use Schedule(bf16=True) for speed")
     _validate.finite_images("training set", train.images)
     if validation is not None:
         _validate.finite_images("validation set", validation.images)

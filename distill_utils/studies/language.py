@@ -109,7 +109,7 @@ def _train(model: LanguageModel, arm: dict, seed: int, note: Callable, quiet: bo
         return count_words(tokens)
     read = 0
 
-    def on_policy_loss(model, tokens, recorded):
+    def loss_on_written(model, tokens, recorded):
         nonlocal read
         writer = model if method == "on_policy" else teacher
         written = language.generate(writer, len(tokens), int(torch.randint(2**62, ())))
@@ -119,7 +119,7 @@ def _train(model: LanguageModel, arm: dict, seed: int, note: Callable, quiet: bo
         return word_loss(model(written), answers, written, temperature, reverse=arm.get("reverse", False))
 
     run(train[:OWN], hard_loss, "warm up")
-    run(train[:OWN], on_policy_loss, "on_policy", on_report=note)
+    run(train[:OWN], loss_on_written, "on_policy", on_report=note)
     return read
 
 

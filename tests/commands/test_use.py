@@ -87,9 +87,9 @@ def test_an_exported_model_gives_the_same_logits_without_this_package(tmp_path, 
     about = json.loads(files["model.json"])
     assert (about["classes"], about["side"], about["sd"]) == ([*"0123456789"], 12, [1.0] * 3)
     assert about["resize"].startswith("shorter side to `side`")
-    status, _, err = command(capsys, "predict", tmp_path / "m.pt2", tmp_path / "a.jpg")
-    assert (status, err.count("\n")) == (1, 1)
-    assert "m.pt2 was exported, for programs without this package" in err
+    status, _, said = command(capsys, "predict", tmp_path / "m.pt2", tmp_path / "a.jpg")
+    assert (status, said.count("\n")) == (1, 1)
+    assert "m.pt2 was exported, for programs without this package" in said
 
 
 def test_an_exported_onnx_file_gives_the_same_logits(tmp_path, capsys):

@@ -25,15 +25,15 @@ def images():
     return torch.rand(8, 1, 12, 12)
 
 
-@pytest.mark.parametrize(("call", "deed"), [
+@pytest.mark.parametrize(("call", "action"), [
     (lambda m, x: explain.deeplift(m, x, CLASSES), "explained"),
     (lambda m, x: explain.integrated_gradients(m, x, CLASSES), "explained"),
     (lambda m, x: explain.occlusion(m, x, CLASSES), "explained"),
     (lambda m, x: batchnorm.invert(m, CLASSES, (1, 12, 12), steps=1, quiet=True), "inverted"),
     (speed.choose, "timed"),
 ])  # fmt: skip
-def test_it_is_refused_in_one_sentence(call, deed, network, images):
-    with pytest.raises(ValueError, match=rf"in half precision cannot be {deed}: call float\(\) on it$"):
+def test_it_is_refused_in_one_sentence(call, action, network, images):
+    with pytest.raises(ValueError, match=rf"in half precision cannot be {action}: call float\(\) on it$"):
         call(network.bfloat16(), images)
 
 

@@ -59,6 +59,20 @@ def test_a_figure_comes_with_its_alternative_text_and_its_numbers(displayed):
     assert plt.get_fignums() == []
 
 
+def test_a_rare_strong_colour_keeps_its_colour():
+    """As the strongest pixels of a map have, beside an image of many colours."""
+    fig, axes = plots.figure(1, 2, width=6, height=3)
+    values = 0.1 * np.random.default_rng(0).standard_normal((28, 28))
+    values[5, 5], values[20, 20] = 1, -1
+    axes[0].imshow(values, cmap="coolwarm", vmin=-1, vmax=1)
+    axes[1].imshow(np.random.default_rng(1).random((28, 28, 3)))
+    data, _ = plots.picture(fig, "A map.")
+    colours = np.asarray(Image.open(io.BytesIO(data["image/png"])).convert("RGB")).reshape(-1, 3).astype(int)
+    for end in (0.0, 1.0):
+        wanted = 255 * np.array(plt.get_cmap("coolwarm")(end)[:3])
+        assert abs(colours - wanted).max(1).min() < 30
+
+
 def test_a_table_aligns_numbers_right_and_escapes_what_would_break_it(displayed):
     ((table, _),), _ = displayed(plots.show_table, ROWS)
     assert table["text/markdown"].splitlines() == [

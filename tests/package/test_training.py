@@ -430,7 +430,9 @@ def test_a_batch_of_one_image_is_refused_where_batchnorm_would_estimate_from_it(
 
 
 def test_a_network_in_half_precision_is_not_trained(train, tiny_model):
-    with pytest.raises(ValueError, match=r"half precision cannot be trained: call float\(\)"):
+    with pytest.raises(
+        ValueError, match=r"half precision cannot be trained: call float\(\) on it, and use Schedule\(bf16=True\)"
+    ):
         train(tiny_model().half())
 
 

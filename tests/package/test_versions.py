@@ -154,6 +154,7 @@ ARTIFACTS = {
     "language: soft": lambda: words({"method": "soft", "temperature": 2.0}),
     "language: sequence": lambda: words(language_study.SEQUENCE),
     "language: on policy": lambda: words(language_study.REVERSE),
+    "language: fresh": lambda: words(language_study.FRESH),
 }  # fmt: skip
 for name, method in recipes.METHODS.items():  # a new one of the package is tried with its default options
     if method.loss.__module__.startswith("distill_utils."):
