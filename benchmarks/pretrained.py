@@ -144,13 +144,13 @@ def main() -> int:
                 model = student(teacher, seed, found["temperature"].get(arm, 1.0))
                 found["runs"].append({"arm": arm, "seed": seed, "accuracy": accuracy(model, data.test)})
                 RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    found["verdicts"] = verdicts(found["runs"])
+    found["comparisons"] = verdicts(found["runs"])
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
     for arm in ARMS:
         right = [run["accuracy"] for run in found["runs"] if run["arm"] == arm]
         its = found["teachers"].get(arm, float("nan"))
         print(f"{arm:28}{statistics.mean(right):6.1f} %   its teacher {its:6.1f} %")
-    for row in found["verdicts"]:
+    for row in found["comparisons"]:
         print("{claim:58} {difference[0]:+.1f} [{difference[1]:+.1f}, {difference[2]:+.1f}]  {verdict}".format(**row))
     return 0
 

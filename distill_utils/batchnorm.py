@@ -1,37 +1,17 @@
-"""Uses of BatchNorm statistics (lesson 07): folded into convolutions, matched by a loss, inverted into images.
+"""Uses of BatchNorm statistics (lesson 07): matched by a loss, inverted into images.
 
 A trained BatchNorm layer stores the mean and variance of its inputs over the training images. They suffice to
 generate images like those of the training set (DeepInversion, Yin et al. 2020).
 """
 
 import contextlib
-import copy
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from distill_utils import _validate, training
-
-
-def fold(model: nn.Module) -> nn.Module:
-    """A copy in eval mode in which every convolution absorbs the BatchNorm that follows it.
-
-    W' = W·γ/√(var + ε) per output channel, b' = β + γ·(b - mean)/√(var + ε): the same logits up to rounding, with
-    fewer operations. Raises ValueError for a BatchNorm that does not follow a convolution in an nn.Sequential.
-    """
-    model = copy.deepcopy(model).eval()
-    for block in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
-        layers = list(block)
-        for i in range(len(layers) - 1):
-            if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
-                block[i], block[i + 1] = fuse_conv_bn_eval(layers[i], layers[i + 1]), nn.Identity()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
-            raise ValueError(f"BatchNorm {name} cannot be folded: it must follow a convolution in an nn.Sequential")
-    return model
 
 
 def statistics_loss(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

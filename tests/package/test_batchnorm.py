@@ -1,4 +1,4 @@
-"""BatchNorm folded, matched and inverted: equalities, fixed points, and a network that does not change."""
+"""BatchNorm matched and inverted: equalities, fixed points, and a network that does not change."""
 
 import pytest
 import torch
@@ -20,29 +20,6 @@ def trained():
 @pytest.fixture
 def images():
     return torch.rand(10, 2, 9, 11)
-
-
-@pytest.mark.parametrize(
-    "build", [lambda: models.build("student", 3, 2, width=4), lambda: models.build("resnet", 3, 2, width=8, blocks=2)]
-)
-def test_a_folded_network_has_the_same_logits_and_no_batchnorm(build, images):
-    model = build()
-    for _ in range(5):
-        model(3 * torch.rand(8, 2, 9, 11))
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    folded = batchnorm.fold(model)
-    torch.testing.assert_close(folded(images), model.eval()(images), atol=1e-5, rtol=1e-4)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_a_batchnorm_without_a_convolution_cannot_be_folded():
-    with pytest.raises(ValueError, match="BatchNorm 0 cannot be folded"):
-        batchnorm.fold(nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1)))
 
 
 def test_images_of_the_recorded_statistics_have_no_statistics_loss(trained, images):
