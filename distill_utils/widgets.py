@@ -11,7 +11,7 @@ SECONDS = 10.0  # a training that takes longer shows its curve
 
 
 def explore(draw: Callable, *, instead: str, **controls) -> None:
-    """Show draw(**values) under one control per argument (lesson 00).
+    """Show draw(**values) under one control per argument (lesson 02).
 
     draw: returns a matplotlib figure; controls: per argument (low, high) or (low, high, step) for a slider, a list
     for a menu, or an ipywidgets widget; instead: the text shown on a page without a kernel, which names the static
