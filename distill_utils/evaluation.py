@@ -19,7 +19,7 @@ from distill_utils.training import eval_mode, logits
 
 
 def evaluate(model: nn.Module, image_set: ImageSet, teacher: nn.Module | None = None) -> dict[str, float]:
-    """Measure a classifier on a labelled image set (lesson 01).
+    """Measure a classifier on a labelled image set (lesson 03).
 
     Returns the measures of score and, with a teacher, of compare; models are run in eval mode and put back into the
     mode they were in. Raises ValueError for an empty set, images without labels, or a pixel that is NaN or inf.

@@ -1,4 +1,4 @@
-"""A small language whose truth is known: a grammar with exact next-word probabilities (built in lesson 11).
+"""A small language whose truth is known: a grammar with exact next-word probabilities (lesson 11).
 
     the red cat that the foxes follow likes some kings slowly .
 

@@ -16,7 +16,7 @@ from distill_utils.training import eval_mode
 
 
 def explanation_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
-    """1 - cosine of two sets of maps N×h×w, mean over images, in [0, 2] (built in lesson 08).
+    """1 - cosine of two sets of maps N×h×w, mean over images, in [0, 2] (lesson 08).
 
     The maps keep their sign: after the ReLU that e²KD applies to Grad-CAM, a student whose map is negative everywhere
     would get no gradient. No gradient reaches the teacher. Raises ValueError for different shapes.

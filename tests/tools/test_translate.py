@@ -48,15 +48,15 @@ def test_every_english_text_has_a_translation_or_is_marked_as_stale():
 
 def test_a_changed_cell_is_named_until_it_is_marked_and_then_shown_in_english(copy):
     assert translate.stale() == []
-    edit(copy / LESSON, "02-015", "Far to the right", "On the far right")
+    edit(copy / LESSON, "02-015", "The order of the classes never changes", "The order of classes never changes")
     assert translate.stale() == [f"{LESSON}, 02-015: changed since it was translated"]
     translate.mark()
     assert translate.stale() == [f"{LESSON}, 02-015: marked as stale"]
     cells = {cell["id"]: cell["source"] for cell in json.loads(translate.notebook(LESSON, set()))["cells"]}
     assert cells["02-015"].startswith(translate.STALE)
-    assert "On the far right" in cells["02-015"]
+    assert "The order of classes never changes" in cells["02-015"]
     assert not cells["02-017"].startswith(translate.STALE)
-    edit(copy / LESSON, "02-015", "On the far right", "Far to the right")
+    edit(copy / LESSON, "02-015", "The order of classes never changes", "The order of the classes never changes")
     translate.mark()
     assert translate.state(LESSON)["02-015", piece(LESSON, "02-015")][1], "only a translator may take the mark away"
 
@@ -144,11 +144,11 @@ def test_a_run_in_chinese_outlives_a_build(copy):
 
 
 def test_a_mark_shows_a_translator_the_english_that_was_translated(copy):
-    edit(copy / LESSON, "02-015", "Far to the right", "On the far right")
+    edit(copy / LESSON, "02-015", "The order of the classes never changes", "The order of classes never changes")
     translate.mark()
     text = translate.catalogue_path(LESSON).read_text(encoding="utf-8").replace("\n#| ", " ")  # it is wrapped
-    assert "Far to the right" in text
-    assert "On the far right" in text
+    assert "The order of the classes never changes" in text
+    assert "The order of classes never changes" in text
 
 
 def test_both_readmes_and_both_pages_of_results_have_the_same_headings():
