@@ -15,6 +15,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "site")]
 
@@ -163,6 +165,27 @@ def growth(say) -> str:
     return "\n\n".join([head, grown, table(say, columns, held)])
 
 
+def pretrained(say) -> str:
+    """What benchmarks/pretrained.py found: the students of four teachers, and the declared comparisons."""
+    found, arms = _store.read_json(settings.results_folder() / "benchmark-pretrained.json", cure=studies.CURE), {}
+    for run in found["runs"]:
+        arms.setdefault(run["arm"], []).append(run["accuracy"])
+    rows = [
+        (say(arm), f"{found['teachers'][arm]:.1f}" if arm in found["teachers"] else "", f"{np.mean(right):.1f}",
+         f"{min(right):.1f}–{max(right):.1f}", len(right))
+        for arm, right in arms.items()
+    ]  # fmt: skip
+    compared = []
+    for row in found["comparisons"]:
+        treated, control = (say(arm) for arm in row["claim"].split(" against "))
+        mean, low, high = row["difference"]
+        span = f"{mean:+.1f} {say('points')} [{low:+.1f}, {high:+.1f}]"
+        compared.append((say("{treated} against {control}").format(treated=treated, control=control), span,
+                         say(row["verdict"])))  # fmt: skip
+    students = table(say, "taught by|its own accuracy, %:|student, test accuracy, %:|range:|seeds:", rows)
+    return students + "\n\n" + table(say, "comparison|difference, 95 % interval:|verdict", compared)
+
+
 def memory(say) -> str:
     """What sixty learners take at once: the peak of each notebook, for a server's memory."""
     timings = _store.read_json(settings.results_folder() / "timings.json", cure=studies.CURE)
@@ -174,7 +197,7 @@ def memory(say) -> str:
 
 
 OPENING = {"notebooks": lessons, "findings": findings}
-EVIDENCE = {"results": results, "speed": speed, "growth": growth}
+EVIDENCE = {"results": results, "speed": speed, "growth": growth, "pretrained": pretrained}
 PAGES = {
     "README.md": (str, OPENING),
     "README.zh-CN.md": (chinese, OPENING),
