@@ -14,11 +14,11 @@ set without, 2,000 for validation; 5,000 for the test. Students of the package, 
 The distilled ones learn from all 10,000 images in two augmented views each, and use no label themselves. Teachers
 see the images enlarged to 160 pixels, the best of 96, 128, 160 and 224 on 300 validation images; each teacher's
 temperature is the best of 1, 2, 4 and 8 on the validation images, for a seed that is not used again. The test images
-are used once. Declared before the run: three comparisons, in points of test accuracy, of which one matters.
+are used once. Declared before the run: three comparisons of test accuracy, in which
+one point matters.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "build/peers")]
 
-from distill_utils import evaluation, recipes, stats, training  # noqa: E402
+from distill_utils import _store, evaluation, recipes, stats, training  # noqa: E402
 from distill_utils.recipes import Recipe  # noqa: E402
 from distill_utils.teachers import Teacher  # noqa: E402
 
@@ -126,7 +126,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args().seeds
     torch.set_num_threads(1)
-    data, found = recipes.dataset(DATASET), json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    data, found = recipes.dataset(DATASET), _store.read_json(RESULT) if RESULT.exists() else {}
     known = teachers(data)
     if "teachers" not in found:
         found = {"benchmark": "pretrained", "settings": {"dataset": DATASET, "side": SIDE, "smallest": SMALLEST},
@@ -136,16 +136,16 @@ def main() -> int:
         if teacher and arm not in found["temperature"]:
             tried = {t: accuracy(student(teacher, CHOOSING, t), data.validation) for t in TEMPERATURES}
             found["temperature"][arm] = max(tried, key=tried.__getitem__)
-            RESULT.write_text(json.dumps(found, indent=1) + "\n")
+            _store.write_json(RESULT, found)
     done = {(run["arm"], run["seed"]) for run in found["runs"]}
     for seed in range(seeds):
         for arm, teacher in known.items():
             if (arm, seed) not in done:
                 model = student(teacher, seed, found["temperature"].get(arm, 1.0))
                 found["runs"].append({"arm": arm, "seed": seed, "accuracy": accuracy(model, data.test)})
-                RESULT.write_text(json.dumps(found, indent=1) + "\n")
+                _store.write_json(RESULT, found)
     found["comparisons"] = verdicts(found["runs"])
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+    _store.write_json(RESULT, found)
     for arm in ARMS:
         right = [run["accuracy"] for run in found["runs"] if run["arm"] == arm]
         its = found["teachers"].get(arm, float("nan"))

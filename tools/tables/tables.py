@@ -11,11 +11,10 @@ as they are (str) or in Chinese (chinese).
 import functools
 import json
 import re
+import statistics
 import sys
 from collections import Counter
 from pathlib import Path
-
-import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "site")]
@@ -171,8 +170,8 @@ def pretrained(say) -> str:
     for run in found["runs"]:
         arms.setdefault(run["arm"], []).append(run["accuracy"])
     rows = [
-        (say(arm), f"{found['teachers'][arm]:.1f}" if arm in found["teachers"] else "", f"{np.mean(right):.1f}",
-         f"{min(right):.1f}–{max(right):.1f}", len(right))
+        (say(arm), f"{found['teachers'][arm]:.1f}" if arm in found["teachers"] else "",
+         f"{statistics.mean(right):.1f}", f"{min(right):.1f}–{max(right):.1f}", len(right))
         for arm, right in arms.items()
     ]  # fmt: skip
     compared = []
