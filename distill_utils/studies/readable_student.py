@@ -5,6 +5,10 @@ same seed: on digits, on MNIST with the series' 3,000 labels and the other image
 MNIST with every label, as in Frosst and Hinton (2017). At one depth, ablations show what a teacher adds: softer
 targets, targets for unlabelled images, and targets for slightly changed images.
 
+Trees of depth 4 with twelve pixels per gate are the ones that lesson 09 draws and puts into words. Their claims were
+declared after the others, before their first run, and are secondary: does a teacher help such a tree, too, what do
+its few pixels cost, and how far is it behind its teacher?
+
 On glyphs a linear gate cannot use the pixels (polarity and place are random). There a CART on the generator's factors
 is fitted to the predictions of the series' networks: how deep must it be to follow them?
 
@@ -53,6 +57,8 @@ _ENDLESS = 1_000_000  # views: every epoch sees new ones
 _LABELLED = {"target": "distilled", "images": "labelled"}
 _HARD_LABELS_ONLY = {"target": "distilled", "temperature": 0.01}  # so low that only the teacher's class is left
 _SPARSE = {"target": "distilled", "filters": "sparse"}
+DRAWN = {"tree": "soft", "depth": 4, "filters": "twelve"}  # twelve pixels per gate: a person can read it
+_FILTERS = {"sparse": {"sparsity": 1e-4, "smoothness": 1e-4}, "twelve": {"pixels": 12}}  # name -> method_options
 _ANNEALED = {"target": "distilled", "final_inverse_temperature": 3.0}
 _SETTINGS = {
     "digits": _Setting(
@@ -86,7 +92,7 @@ _SETTINGS = {
 TARGETS = ("labels", "distilled")
 MODELS = ("untrained", "teacher", "alone", "distilled")  # of the series, on glyphs
 # What the arms of the grid leave out. images: "labelled", "unlabelled" (those as well) or "nearby" (all of them, and
-# changed copies); filters: "sparse".
+# changed copies); filters: "sparse" or "twelve".
 WHOLE = dict.fromkeys(("images", "temperature", "final_inverse_temperature", "filters"))
 SURROGATE_DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20)
 _FACTORS = (
@@ -103,7 +109,8 @@ def arms(dataset: str) -> list[dict]:
     grid = [{"tree": tree, "depth": depth, "target": target}
             for tree in setting.trees for target in TARGETS for depth in setting.depths]
     ablations = [{"tree": "soft", "depth": setting.ablation_depth, **part} for part in setting.ablations.values()]
-    return [{"tree": "teacher"}, *grid, *ablations]
+    drawn = [DRAWN | {"target": target} for target in TARGETS if DRAWN["depth"] in setting.depths]
+    return [{"tree": "teacher"}, *grid, *ablations, *drawn]
 
 
 def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
@@ -119,7 +126,7 @@ def recipe(arm: dict, seed: int, dataset: str) -> Recipe:
     schedule = replace(setting.labels if on_labels else setting.distilled, views=setting.views * (images == "nearby"))
     options = {} if on_labels else {"temperature": arm.get("temperature", setting.temperature)}
     if "filters" in arm:
-        options |= {"sparsity": 1e-4, "smoothness": 1e-4}
+        options |= _FILTERS[arm["filters"]]
     if "final_inverse_temperature" in arm:
         options["final_inverse_temperature"] = arm["final_inverse_temperature"]
     side = recipes.dataset(dataset, seed).train.images.shape[-1]
@@ -241,6 +248,12 @@ def claims(dataset: str) -> list[studies.Claim]:
     deepest = {"tree": "soft", "depth": max(setting.depths), "target": TARGETS[1]}
     claim(f"a distilled tree of depth {max(setting.depths)} against its teacher", deepest, {"tree": "teacher"},
           primary=False)
+    if DRAWN["depth"] in setting.depths:
+        on_labels, drawn = (DRAWN | {"target": target} for target in TARGETS)
+        every_pixel = {key: value for key, value in drawn.items() if key != "filters"}
+        for name, control in (("distilled against labels", on_labels), ("against all pixels, distilled", every_pixel),
+                              ("distilled against its teacher", {"tree": "teacher"})):
+            claim(f"twelve pixels per gate, depth 4, {name}", drawn, control, primary=False)
     return rows
 
 
