@@ -99,10 +99,15 @@ def wrong_answers(cells: list[dict]) -> list[tuple[dict, dict]]:
     return found
 
 
-def digest(lesson: Path) -> str:
+def pages(name: str) -> list[Path]:
+    """The notebooks of a lesson: 06_scaling has a second page, 06b_faster."""
+    return sorted(LESSONS.glob(f"{name.partition('_')[0]}*.ipynb"))
+
+
+def digest(*notebooks: Path) -> str:
     """Sixteen hexadecimal digits of what exercises can depend on: a lesson's code cells and its headings."""
     kept = []
-    for cell in read(lesson)["cells"]:
+    for cell in (cell for notebook in notebooks for cell in read(notebook)["cells"]):
         code = cell["cell_type"] == "code"
         kept.append(cell["source"] if code else "\n".join(re.findall(r"^#+ .*$", cell["source"], re.MULTILINE)))
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
@@ -112,7 +117,7 @@ def reviewed(name: str) -> None:
     """Note that the exercises of a lesson fit the lesson as it is now."""
     path = COURSE / "source" / name / f"{name}.ipynb"
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    notebook["metadata"]["reviewed"] = digest(LESSONS / path.name)
+    notebook["metadata"]["reviewed"] = digest(*pages(name))
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

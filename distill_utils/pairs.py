@@ -1,4 +1,4 @@
-"""Pairs: images of a letter, which is the label, and a digit, which means nothing (lesson 08).
+"""Pairs: images of a letter, which is the label, and a digit, which means nothing (lesson 08b).
 
 Both are drawn alike, on opposite sides of the image: the same distributions of contrast, size, position and area,
 whatever the class. A map that only finds ink must divide its relevance between the two by their area; to prefer the

@@ -1,4 +1,4 @@
-"""Which arithmetic is fast on this processor: measured in a few steps, once, and kept (lesson 06).
+"""Which arithmetic is fast on this processor: measured in a few steps, once, and kept (lesson 06b).
 
 bfloat16 doubles the speed of a processor that has units for it and makes another one six times as slow; which memory
 order is faster depends on the network. So nothing is assumed: the given network is timed with each choice.

@@ -1,4 +1,4 @@
-"""Study "storage": what a student loses where less than its teacher's whole soft targets is kept (lesson 06).
+"""Study "storage": what a student loses where less than its teacher's whole soft targets is kept (lesson 06b).
 
 The plain CNN is distilled from the teacher's recorded answers to eight augmented views of each labelled image. Of the
 soft targets of one image and view are kept: all classes; the k largest, divided by their sum ("top"); the k largest,

@@ -1,4 +1,4 @@
-"""The figure of the study "title": an endpoint against accuracy, along the training of every arm (lesson 08)."""
+"""The figure of the study "title": an endpoint against accuracy, along the training of every arm (lesson 08b)."""
 
 import numpy as np
 from matplotlib.figure import Figure

@@ -13,12 +13,16 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def forgotten(path: Path, root: Path = ROOT) -> list[str]:
-    """One sentence for each thing that a lesson still needs outside its notebook. Lesson 00 has no exercises."""
+    """One sentence for each thing that a lesson still needs outside its notebook.
+
+    Lesson 00 has no exercises. A second page, such as 06b, shares quiz, exercises and the list of what a learner can
+    do with the first one.
+    """
 
     def text(name: str) -> str:
         return (root / name).read_text(encoding="utf-8")
 
-    stem, number = path.stem, path.stem[:2]
+    stem, number = path.stem, path.stem.partition("_")[0]
     title, question = tables.opening(path)
     said = "\n".join(source for _, _, source in notebook_rules.cells(notebook_rules.read(path), "markdown"))
     todo = [
@@ -35,18 +39,21 @@ def forgotten(path: Path, root: Path = ROOT) -> list[str]:
         todo.append(f"results/timings.json has no minutes of {stem}: python -m distill_utils run {number} --in-place")
     if "course/glossary.md#" not in said:
         todo.append(f"{stem} links to no term of course/glossary.md: link the terms where they are first used")
-    if f"**[{number} " not in text("course/README.md"):
+    if number.isdigit() and f"**[{number} " not in text("course/README.md"):
         todo.append(f"course/README.md does not list what a learner can do after {stem}: add it beside the others")
-    if number != "00" and not (root / "course" / "quiz" / f"{number}.md").exists():
+    if number.isdigit() and number != "00" and not (root / "course" / "quiz" / f"{number}.md").exists():
         todo.append(f"{stem} has no quiz: write course/quiz/{number}.md in the form of the others")
-    if number != "00" and not (root / "course" / "source" / stem / f"{stem}.ipynb").exists():
+    source = root / "course" / "source" / stem / f"{stem}.ipynb"
+    if number.isdigit() and number != "00" and not source.exists():
         todo.append(
             f"{stem} has no graded exercises: write course/source/{stem}/{stem}.ipynb (see course/exercises.py)"
         )
         todo.append(f"its exercises must say that they fit the lesson: python course/exercises.py reviewed {stem}")
     if not (root / "translations" / "zh" / "notebooks" / f"{stem}.po").exists():
         todo.append(f"translations/zh has no catalogue of {stem}, its quiz and its exercises: run make zh-mark")
-    heads = {other.stem[:2]: next(notebook_rules.cells(notebook_rules.read(other)))[2] for other in NOTEBOOKS}
+    heads = {
+        other.stem.partition("_")[0]: next(notebook_rules.cells(notebook_rules.read(other)))[2] for other in NOTEBOOKS
+    }
     lost = [other for other, head in heads.items() if f"{number} " not in head]
     if lost:
         todo.append(f"the map at the head of {', '.join(lost)} does not lead to {stem}: add it there")

@@ -25,8 +25,10 @@ def test_notebook_keeps_the_rule(path, name):
 
 def test_the_series_is_there():
     assert PATHS, f"no notebook in {NOTEBOOKS}"
-    numbers = sorted(path.name[:2] for path in PATHS)
+    labels = [path.stem.partition("_")[0] for path in PATHS]
+    numbers = sorted(label for label in labels if label.isdigit())
     assert numbers == [f"{i:02}" for i in range(len(numbers))], "numbers without a gap: a lesson is lost"
+    assert {label.rstrip("b") for label in labels} == set(numbers), "a second page, such as 06b, has a first one"
 
 
 # The rules themselves, on a notebook made here

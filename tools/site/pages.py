@@ -168,7 +168,7 @@ def title(path: Path) -> str:
     """What a page is called in the contents: for a notebook, its number and its title without one."""
     if path.suffix == ".ipynb":
         source = _joined(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
-        return f"{path.stem[:2]} {_heading(source)}"
+        return f"{path.stem.partition('_')[0]} {_heading(source)}"
     return _heading(path.read_text(encoding="utf-8"))
 
 

@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
                         failed[lesson] = words
                         bar.write(f"{name}, {lesson}: {words}")
                     bar.update()
-            rows[name] = {"images": name, "lessons": ", ".join(lesson[:2] for lesson in lessons),
+            rows[name] = {"images": name, "lessons": ", ".join(lesson.partition("_")[0] for lesson in lessons),
                           "run to their end": not failed}  # fmt: skip
             if failed:
                 return 1

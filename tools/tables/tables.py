@@ -53,7 +53,7 @@ def lessons(say, folder: str = "notebooks") -> str:
         seconds = timings.get(path.stem, {}).get("seconds")
         measured += [seconds] if seconds else []
         time = minutes(seconds) if seconds else say("not yet measured")
-        rows.append((f"{path.stem[:2]} {' · '.join(links)}", say(question), time))
+        rows.append((f"{path.stem.partition('_')[0]} {' · '.join(links)}", say(question), time))
     if len(measured) == len(paths):
         rows.append(("", say("all of them, one after the other"), minutes(sum(measured))))
     return table(say, "notebook|question|minutes:", rows)
@@ -188,7 +188,7 @@ def pretrained(say) -> str:
 def memory(say) -> str:
     """What sixty learners take at once: the peak of each notebook, for a server's memory."""
     timings = _store.read_json(settings.results_folder() / "timings.json", cure=studies.CURE)
-    peaks = {name[:2]: found["peak_memory_mb"] for name, found in timings.items()}
+    peaks = {name.partition("_")[0]: found["peak_memory_mb"] for name, found in timings.items()}
     rows = [
         (name, f"{peak:,}", *(f"{60 * peak / waves / 1000:,.0f}" for waves in (1, 2))) for name, peak in peaks.items()
     ]
